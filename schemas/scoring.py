@@ -1,0 +1,88 @@
+"""The scoring contract: the reward's rules, and what goes in and out of the reward service over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeFloat, PositiveInt
+
+from schemas.task import Record
+
+
+class RewardRules(Record):
+    """Weights, clamps and penalties of the geometric reward. The defaults are the published rules.
+
+    `negative_max` is the most a clean reply to a negative task earns. The published code clamps it to 1, although its
+    own scale runs to 10: with 1 every negative earns the same unless all four mistakes occur together.
+    """
+
+    hand_iou: NonNegativeFloat = 1.0
+    ray_cos: NonNegativeFloat = 1.0
+    kpt_score: NonNegativeFloat = 1.0
+    obj_iou: NonNegativeFloat = 5.0
+    stage2_format: NonNegativeFloat = 2.0
+    box_share: NonNegativeFloat = 0.9  # of stage2_format, for a box in the tail; the rest is for a caption
+    caption_share: NonNegativeFloat = 0.1
+    no_box_penalty: NonNegativeFloat = 0.1  # factor when the tail has no box
+    negative_penalty: NonNegativeFloat = 2.5  # for each kind of mark present in the reply to a negative
+    negative_max: NonNegativeFloat = 1.0
+    maximum: NonNegativeFloat = 10.0
+
+
+class FrameSpec(Record):
+    """How the reply writes coordinates. Absent in a request: pixels of the original image.
+
+    "pixels" are those of an image resized to `seen_size`; "thousandths" are of width and height. Sizes are (width,
+    height).
+    """
+
+    kind: Literal["pixels", "thousandths"] = "pixels"
+    original_size: tuple[PositiveInt, PositiveInt]
+    seen_size: tuple[PositiveInt, PositiveInt] | None = None
+
+
+class ScoreItem(Record):
+    """One reply to score. `ground_truth` is an object, a JSON string, or null for a negative task."""
+
+    response: str
+    ground_truth: dict[str, Any] | str | None = None
+    id: str | None = None
+    frame: FrameSpec | None = None
+
+
+class ScoreRequest(Record):
+    """A batch of replies; answered in the same order."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {
+                            "id": "a",
+                            "response": "<answer>It is <|caption_start|>a cup<|caption_end|> "
+                            "<|box_start|>[10, 10, 50, 50]<|box_end|></answer>",
+                            "ground_truth": {"obj_bbox": [10, 10, 50, 60]},
+                        }
+                    ]
+                }
+            ]
+        },
+    )
+    items: Annotated[tuple[ScoreItem, ...], Field(min_length=1)]
+
+
+class ItemScore(Record):
+    """The reward of one reply and its terms; a term that does not apply is absent."""
+
+    id: str | None = None
+    reward: FiniteFloat
+    terms: dict[str, FiniteFloat]
+
+
+class ScoreResponse(Record):
+    """One entry for each item of the request, in its order."""
+
+    scores: tuple[ItemScore, ...]
