@@ -1,0 +1,139 @@
+"""Policy losses per token, the entropy bonus and the value loss.
+
+    ratio = exp(logprobs - proximal)          log_probs of the same tokens now, and before this batch's first update
+
+Every function takes [B, T] tensors with the mask of trained tokens and returns [B, T], 0 outside the mask;
+`reductions.aggregate` turns that into a scalar. What is logged comes back as sums, so that micro-batches and ranks add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from math import log1p
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from algorithms.reductions import masked_sum, zero_unmasked
+
+LOG_RATIO_LIMIT = 20.0  # |log ratio| is clamped to this before exp: exp(20) is 5e8, beyond it the gradient would be inf
+
+
+@dataclass(frozen=True, slots=True)
+class LossOptions:
+    """Parameters of the policy losses. The ratio is clipped to [1 - clip_low, 1 + clip_high]; `clip_dual` bounds the
+    loss of a negative advantage at clip_dual * |A| (None: unbounded). The taus are SAPO's temperatures.
+
+    >>> LossOptions(clip_high=0.28).clip_low
+    0.2
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    clip_dual: float | None = 3.0
+    tau_positive: float = 1.0
+    tau_negative: float = 1.05
+
+    def __post_init__(self) -> None:
+        if not (0 < self.clip_low < 1 and self.clip_high > 0):
+            raise ValueError(f"clip range needs 0 < low < 1 and high > 0, got {self.clip_low} and {self.clip_high}")
+        if self.clip_dual is not None and self.clip_dual <= 1 + self.clip_high:
+            raise ValueError(f"clip_dual {self.clip_dual} must exceed 1 + clip_high = {1 + self.clip_high}, or be null")
+        if not (self.tau_positive > 0 and self.tau_negative > 0):
+            raise ValueError(f"SAPO temperatures must be > 0, got {self.tau_positive} and {self.tau_negative}")
+
+
+@dataclass(frozen=True, slots=True)
+class LossStats:
+    """Sums over trained tokens, without gradient; add them over micro-batches and ranks, then take `means`.
+
+    clip_high: A > 0 held at the upper bound. clip_low: A < 0 held at the lower. clip_dual: A < 0 held by the dual clip.
+    k1, k3: estimates of KL(proximal || policy) from the log ratio. ratio: the importance ratio itself.
+
+    >>> two = LossStats(*(torch.tensor(v) for v in (2.0, 1.0, 0.0, 0.0, 0.2, 0.1, 2.1)))
+    >>> round((two + two).means()["clip_high"], 3)
+    0.5
+    """
+
+    tokens: Tensor
+    clip_high: Tensor
+    clip_low: Tensor
+    clip_dual: Tensor
+    k1: Tensor
+    k3: Tensor
+    ratio: Tensor
+
+    def __add__(self, other: LossStats) -> LossStats:
+        return LossStats(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def means(self) -> dict[str, float]:
+        """Each sum per trained token."""
+        count = max(1.0, float(self.tokens))
+        return {f.name: float(getattr(self, f.name)) / count for f in fields(self) if f.name != "tokens"}
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLoss:
+    """Loss of each token [B, T], 0 outside the mask, and the sums to log.
+
+    >>> zero = torch.zeros(1, 1)
+    >>> ppo_clip(zero, zero, torch.full((1, 1), 2.0), torch.ones(1, 1), LossOptions()).per_token.tolist()
+    [[-2.0]]
+    """
+
+    per_token: Tensor
+    stats: LossStats
+
+
+def _log_ratio(logprobs: Tensor, proximal: Tensor, mask: Tensor) -> Tensor:
+    return zero_unmasked(logprobs, mask) - zero_unmasked(proximal, mask)
+
+
+def _ratio(log_ratio: Tensor) -> Tensor:
+    return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+
+
+def _result(
+    per_token: Tensor, token_log_ratio: Tensor, ratio: Tensor, advantages: Tensor, mask: Tensor, options: LossOptions
+) -> PolicyLoss:
+    with torch.no_grad():
+        positive, negative = advantages > 0, advantages < 0
+        dual = float("inf") if options.clip_dual is None else options.clip_dual
+        d = token_log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+        stats = LossStats(
+            tokens=mask.bool().sum(),
+            clip_high=masked_sum((positive & (ratio > 1 + options.clip_high)).to(ratio.dtype), mask),
+            clip_low=masked_sum((negative & (ratio < 1 - options.clip_low)).to(ratio.dtype), mask),
+            clip_dual=masked_sum((negative & (ratio > dual)).to(ratio.dtype), mask),
+            k1=masked_sum(-d, mask),
+            k3=masked_sum(d.exp() - 1 - d, mask),
+            ratio=masked_sum(ratio, mask),
+        )
+    return PolicyLoss(zero_unmasked(per_token, mask), stats)
+
+
+def _clipped_surrogate(log_ratio: Tensor, advantages: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
+    ratio = _ratio(log_ratio)
+    bounded = log_ratio.clamp(log1p(-options.clip_low), log1p(options.clip_high)).exp()
+    loss = torch.maximum(-advantages * ratio, -advantages * bounded)
+    if options.clip_dual is not None:
+        loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * options.clip_dual), loss)
+    return loss, ratio
+
+
+def ppo_clip(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, options: LossOptions) -> PolicyLoss:
+    """max(-A r, -A clip(r, 1 - low, 1 + high)), and at most clip_dual |A| where A < 0.
+
+    PPO arXiv 1707.06347; separate bounds DAPO arXiv 2503.14476; dual clip arXiv 1912.09729.
+    """
+    advantages = zero_unmasked(advantages, mask)
+    log_ratio = _log_ratio(logprobs, proximal, mask)
+    loss, ratio = _clipped_surrogate(log_ratio, advantages, options)
+    return _result(loss, log_ratio, ratio, advantages, mask, options)
+
+
+LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor, LossOptions], PolicyLoss]] = MappingProxyType(
+    {"ppo_clip": ppo_clip}
+)
