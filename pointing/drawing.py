@@ -1,0 +1,87 @@
+"""Images: safe loading, resizing, drawing a ray, and lossless bytes with their digest. Pixels of the image at hand."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageOps
+
+from pointing.coordinates import Size
+from pointing.geometry import Point, clip_segment, distance
+
+MAX_PIXELS = 64_000_000
+
+
+class ImageError(ValueError):
+    """A file or byte string is not an image that can be used; the message names it and the reason."""
+
+
+def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Loads a file as RGB, turned upright as its EXIF orientation says (so width and height may swap).
+
+    Raises ImageError naming the file if it is missing, not an image, truncated, or larger than `max_pixels`.
+    """
+    return _load(path, str(path), max_pixels)
+
+
+def decode_png(png: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The RGB image of `encode_png`'s bytes. Raises ImageError if they are not an image."""
+    return _load(io.BytesIO(png), f"image of {len(png)} bytes", max_pixels)
+
+
+def _load(source: str | Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
+    try:
+        with Image.open(source) as opened:
+            if opened.width * opened.height > max_pixels:  # the header alone is read so far
+                raise ImageError(
+                    f"{name}: {opened.width}x{opened.height} is more than {max_pixels} pixels; make it smaller"
+                )
+            return ImageOps.exif_transpose(opened).convert("RGB")
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise a dozen types on broken files, and any of them means just that
+        raise ImageError(f"{name}: cannot be read as an image ({type(error).__name__}: {error})") from error
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """Lossless bytes of an image. Fast rather than small: these bytes live for one step."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def digest(png: bytes) -> str:
+    """32 hex digits that name an image by its encoded bytes (BLAKE2b of 16 bytes)."""
+    return hashlib.blake2b(png, digest_size=16).hexdigest()
+
+
+def resize(image: Image.Image, size: Size) -> Image.Image:
+    """The image at `size`, bicubic as in Qwen's processors; the same object if it has that size already."""
+    if image.size == (size.width, size.height):
+        return image
+    return image.resize((size.width, size.height), Image.Resampling.BICUBIC)
+
+
+def line_width(image: Image.Image) -> int:
+    """Width in pixels of a ray on this image: one hundredth of the shorter side, and at least 2."""
+    return max(2, round(min(image.size) / 100))
+
+
+def draw_ray(image: Image.Image, start: Point, end: Point, color: str = "red", width: int | None = None) -> Image.Image:
+    """A copy of the image with the line from `start` to `end` on it, both in pixels of this image.
+
+    What lies outside the image is cut off. Raises ValueError if nothing is left to draw: the line is wholly outside,
+    is shorter than a pixel, or a coordinate is not finite.
+    """
+    inside = clip_segment(start, end, image.width, image.height)
+    if inside is None or distance(*inside) < 1:
+        raise ValueError(
+            f"no part of the ray {start} -> {end} can be drawn on an image of {image.width}x{image.height}"
+        )
+    drawn = image.copy()
+    right, bottom = image.width - 1, image.height - 1
+    points = [(min(round(x), right), min(round(y), bottom)) for x, y in inside]
+    ImageDraw.Draw(drawn).line(points, fill=color, width=line_width(image) if width is None else width)
+    return drawn

@@ -1,0 +1,111 @@
+"""Plane geometry of boxes, points and rays. Pure arithmetic on floats: no frame, no I/O, nothing raises.
+
+Points are (x, y) and boxes (x1, y1, x2, y2), x to the right and y down, all in one frame of the caller's choice.
+"""
+
+from __future__ import annotations
+
+import math
+
+Point = tuple[float, float]
+Box = tuple[float, float, float, float]
+Segment = tuple[Point, Point]
+
+SHORTEST = 1e-8  # a ray or a diagonal not longer than this has no direction and no scale
+
+
+def clamp(value: float, low: float, high: float) -> float:
+    """`value` limited to [low, high]; NaN becomes `low` (max and min alone would turn it into `high`)."""
+    if value >= high:
+        return high
+    return value if value > low else low
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union in [0, 1]. Corners may come in any order; an empty or non-finite union gives 0.
+
+    >>> iou((0, 0, 2, 2), (3, 3, 1, 1))
+    0.14285714285714285
+    """
+    ax1, ay1, ax2, ay2 = a
+    bx1, by1, bx2, by2 = b
+    if ax1 > ax2:
+        ax1, ax2 = ax2, ax1
+    if ay1 > ay2:
+        ay1, ay2 = ay2, ay1
+    if bx1 > bx2:
+        bx1, bx2 = bx2, bx1
+    if by1 > by2:
+        by1, by2 = by2, by1
+    width = (ax2 if ax2 < bx2 else bx2) - (ax1 if ax1 > bx1 else bx1)
+    height = (ay2 if ay2 < by2 else by2) - (ay1 if ay1 > by1 else by1)
+    common = width * height if width > 0 and height > 0 else 0.0
+    union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - common
+    if not 0 < union < math.inf:
+        return 0.0
+    return clamp(common / union, 0.0, 1.0)
+
+
+def area(box: Box) -> float:
+    """Area of a box whose corners may come in any order."""
+    return abs(box[2] - box[0]) * abs(box[3] - box[1])
+
+
+def diagonal(box: Box) -> float:
+    """Length of a box's diagonal."""
+    return math.hypot(box[2] - box[0], box[3] - box[1])
+
+
+def distance(a: Point, b: Point) -> float:
+    """Euclidean distance."""
+    return math.hypot(a[0] - b[0], a[1] - b[1])
+
+
+def angle(a: Segment, b: Segment) -> float | None:
+    """Angle between the directions of two rays in radians, in [0, pi].
+
+    None if either ray is too short to have a direction or a coordinate is too large to measure.
+
+    >>> angle(((0, 0), (1, 0)), ((5, 5), (5, 9)))
+    1.5707963267948966
+    """
+    (ax, ay), (bx, by) = a
+    (cx, cy), (dx, dy) = b
+    ux, uy, vx, vy = bx - ax, by - ay, dx - cx, dy - cy
+    first, second = math.hypot(ux, uy), math.hypot(vx, vy)
+    if not (first > SHORTEST and second > SHORTEST):
+        return None
+    cosine = (ux * vx + uy * vy) / (first * second)
+    if not math.isfinite(cosine):
+        return None
+    return math.acos(clamp(cosine, -1.0, 1.0))
+
+
+def clip_segment(start: Point, end: Point, width: float, height: float) -> Segment | None:
+    """The part of a segment inside [0, width] x [0, height], or None if no part is (Liang and Barsky, 1984).
+
+    Direction is kept. A coordinate that is not finite gives None.
+
+    >>> clip_segment((5.0, 5.0), (5.0, 50.0), 10.0, 10.0)
+    ((5.0, 5.0), (5.0, 10.0))
+    """
+    if not all(map(math.isfinite, (*start, *end))):
+        return None
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    enter, leave = 0.0, 1.0
+    for step, room in ((-dx, start[0]), (dx, width - start[0]), (-dy, start[1]), (dy, height - start[1])):
+        if step == 0:
+            if room < 0:
+                return None
+        elif step < 0:
+            enter = max(enter, room / step)
+        else:
+            leave = min(leave, room / step)
+    if enter > leave:
+        return None
+
+    def at(share: float) -> Point:
+        # Clamped because the sum may miss the border by a rounding error.
+        return clamp(start[0] + share * dx, 0.0, width), clamp(start[1] + share * dy, 0.0, height)
+
+    return at(enter) if enter > 0 else start, at(leave) if leave < 1 else end

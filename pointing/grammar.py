@@ -1,0 +1,142 @@
+"""The grammar of replies, and its only parser.
+
+A reply holds boxes, points, captions and tool calls, each between a pair of tags, in any prose:
+
+    <|box_start|>[x1, y1, x2, y2]<|box_end|>      <|point_start|>[x, y]<|point_end|>
+    <|caption_start|>words<|caption_end|>         <tool_call>{"name": "draw_ray", ...}</tool_call>
+
+Numbers are whole, may be negative, and have ASCII digits only; white space is free between the parts of a tag. Tool
+calls are found as the pattern <tool_call>\\s*(\\{.*?\\})\\s*</tool_call> finds them, across lines. Replies are hostile
+input: nothing raises, and the time is linear in the length (that pattern alone is quadratic in unclosed tags).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from typing import SupportsInt, cast
+
+from pointing.geometry import Box, Point
+
+TOOL_CALL_OPEN, TOOL_CALL_CLOSE = "<tool_call>", "</tool_call>"
+CAPTION_OPEN, CAPTION_CLOSE = "<|caption_start|>", "<|caption_end|>"
+
+# Possessive quantifiers (*+, ++) never go back, so an attempt costs what it reads, and no two attempts read the same
+# text: none of these patterns can cross the "<" of the next tag.
+_INT = r"\s*+(-?[0-9]++)\s*+"
+_BOX = re.compile(rf"<\|box_start\|>\s*+\[{_INT},{_INT},{_INT},{_INT}\]\s*+<\|box_end\|>")
+_POINT = re.compile(rf"<\|point_start\|>\s*+\[{_INT},{_INT}\]\s*+<\|point_end\|>")
+_CALL_START = re.compile(r"<tool_call>\s*+\{")
+_CALL_END = re.compile(r"\}\s*+</tool_call>")
+_decode_json = json.JSONDecoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of draw_ray that counts. Coordinates are in the frame in which the reply was written.
+
+    >>> parse('<tool_call>{"name": "draw_ray", "start": [1, 2], "end": [3, 4], "color": "red"}</tool_call>').tool_calls
+    (ToolCall(start=(1.0, 2.0), end=(3.0, 4.0)),)
+    """
+
+    start: Point
+    end: Point
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What one reply says, in reading order. A number too large for a float is infinite.
+
+    `tool_calls` has one entry per pair of tool-call tags, None for a call that does not count. `tail_boxes` are the
+    boxes after the last of these pairs, counting or not (all boxes if there is none).
+
+    >>> parse("<|box_start|>[1, 2, 3, 4]<|box_end|> <|caption_start|>cup<|caption_end|>").boxes
+    ((1.0, 2.0, 3.0, 4.0),)
+    """
+
+    boxes: tuple[Box, ...]
+    tail_boxes: tuple[Box, ...]
+    points: tuple[Point, ...]
+    captions: tuple[str, ...]
+    tool_calls: tuple[ToolCall | None, ...]
+
+    @property
+    def rays(self) -> list[ToolCall]:
+        """The tool calls that count."""
+        return [call for call in self.tool_calls if call is not None]
+
+
+def parse(reply: str, *, strict: bool = False) -> Reply:
+    """Reads a reply. With `strict`, only tool calls whose four coordinates are JSON integers count."""
+    calls, tail = _tool_calls(reply, strict)
+    boxes: list[Box] = []
+    tail_from = 0
+    for match in _BOX.finditer(reply):
+        if match.start() < tail:
+            tail_from += 1
+        x1, y1, x2, y2 = match.groups()
+        boxes.append((float(x1), float(y1), float(x2), float(y2)))
+    points: list[Point] = []
+    for match in _POINT.finditer(reply):
+        x, y = match.groups()
+        points.append((float(x), float(y)))
+    return Reply(tuple(boxes), tuple(boxes[tail_from:]), tuple(points), _captions(reply), calls)
+
+
+def _tool_calls(reply: str, strict: bool) -> tuple[tuple[ToolCall | None, ...], int]:
+    """Every tool call, and the position at which the last one ends (0 without one)."""
+    calls: list[ToolCall | None] = []
+    end = 0
+    while opened := _CALL_START.search(reply, end):
+        closed = _CALL_END.search(reply, opened.end())
+        if closed is None:
+            break  # nor can any later call be closed
+        end = closed.end()
+        calls.append(_read_call(reply[opened.end() - 1 : closed.start() + 1], strict))
+    return tuple(calls), end
+
+
+def _read_call(text: str, strict: bool) -> ToolCall | None:
+    try:
+        call = _decode_json(text)
+        if call.keys() != {"name", "start", "end", "color"} or call["name"] != "draw_ray" or call["color"] != "red":
+            return None
+        return ToolCall(_read_point(call["start"], strict), _read_point(call["end"], strict))
+    # ValueError: not JSON, or no number in it. TypeError: a value of another kind. OverflowError: infinity.
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _read_point(value: object, strict: bool) -> Point:
+    if not isinstance(value, list):
+        raise TypeError("a point is a list")
+    x, y = cast("list[object]", value)
+    return _read_coordinate(x, strict), _read_coordinate(y, strict)
+
+
+def _read_coordinate(value: object, strict: bool) -> float:
+    if type(value) is not int:  # bool is a subclass, and not a coordinate to be drawn
+        if strict:
+            raise TypeError("a coordinate is an integer")
+        if isinstance(value, str) and not value.strip().isascii():
+            raise ValueError("digits are ASCII")
+        value = int(cast("SupportsInt", value))  # TypeError for null, a list or an object
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _captions(reply: str) -> tuple[str, ...]:
+    captions: list[str] = []
+    start = reply.find(CAPTION_OPEN)
+    while start >= 0:
+        start += len(CAPTION_OPEN)
+        end = reply.find(CAPTION_CLOSE, start)
+        if end < 0:
+            break
+        captions.append(reply[start:end])
+        start = reply.find(CAPTION_OPEN, end + len(CAPTION_CLOSE))
+    return tuple(captions)
