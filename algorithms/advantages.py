@@ -36,7 +36,7 @@ def require_finite(scores: Tensor, what: str = "reward") -> Tensor:
     if bad.numel():
         first = int(bad[0])
         raise ValueError(
-            f"{what} of trajectory {first} is {float(scores[first])} ({bad.numel()} of {scores.numel()} are not finite); "
+            f"{what} of trajectory {first} is {float(scores[first])} ({bad.numel()} of {scores.numel()} not finite); "
             "what cannot be computed must be raised where it is computed"
         )
     return scores.to(torch.float64)
