@@ -1,0 +1,277 @@
+"""Plays the episodes of a shard of tasks on one engine, many at a time.
+
+    task --prompt--> engine --turn--> episode --observation--> engine --turn--> ... --> trajectory
+                        ^                                         |
+                        '---- each sample goes on by itself ------'
+
+A sample continues to its next turn in the iteration in which its own tool call was drawn; nothing waits for the rest of
+the batch. A shard is handed out as soon as all its groups are finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+from PIL.Image import Image
+
+from actors.engine import Completion, Engine, Request
+from pointing.coordinates import Frame, Size, fit_to_grid
+from pointing.drawing import digest, encode_png, open_image, resize
+from pointing.episode import Ended, Episode
+from pointing.prompts import instruction
+from policy.conversation import ImageRef, Ledger
+from policy.info import ModelInfo
+from policy.turns import ChatFormat
+from schemas import batch
+from schemas.config import Data, Rollout, Sampling
+from schemas.task import Task
+from schemas.trajectory import EndedBy, Kind, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to play: every task `samples` times at one sampling setting.
+
+    `name` opens every trajectory_id, so that ids are unique in a run (the training step, or "validation-40").
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    samples: int
+    sampling: Sampling
+    kind: Kind = "sample"
+    shards: int = 1
+    seed: int | None = None  # per-request seeds, for runs that must repeat exactly
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Finished groups: their trajectories, and their images once per group."""
+
+    rollout: pa.Table
+    images: pa.Table
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """An image as the model sees it, and its lossless bytes."""
+
+    image: Image
+    png: bytes
+    ref: ImageRef
+
+
+@dataclass(slots=True)
+class _Play:
+    """One sample in play. The only mutable state here; it becomes a frozen Trajectory."""
+
+    task: Task
+    group_id: str
+    sample: int
+    frame: Frame
+    episode: Episode
+    ledger: Ledger
+    images: list[_Seen]
+    request_id: str
+
+
+@dataclass(slots=True)
+class _Group:
+    """Collects the finished trajectories of one task."""
+
+    task: Task
+    frame: Frame
+    waiting: int
+    trajectories: list[Trajectory] = field(default_factory=list)
+    images: dict[str, bytes] = field(default_factory=dict)
+
+
+class Player:
+    """Turns tasks into trajectories with one engine. `version` is stamped on every turn."""
+
+    def __init__(self, engine: Engine, model: ModelInfo, chat: ChatFormat, data: Data, rollout: Rollout) -> None:
+        self._engine = engine
+        self._model = model
+        self._chat = chat
+        self._data = data
+        self._rollout = rollout
+        self.version = 0
+
+    def play(self, order: Order) -> Iterator[Shard]:
+        """Yields shards of whole groups, in order of tasks, each when its groups and those before it are finished."""
+        groups: dict[str, _Group] = {}
+        plays: dict[str, _Play] = {}
+        for number, task in enumerate(order.tasks):
+            for play in self._begin(order, number, task, groups):
+                plays[play.request_id] = play
+                self._submit(play, order)
+        remaining = _split(list(groups), order.shards)
+        while remaining:
+            if all(groups[name].waiting == 0 for name in remaining[0]):
+                yield _to_shard([groups.pop(name) for name in remaining.pop(0)], order.kind)
+                continue
+            for completion in self._engine.step():
+                self._advance(plays[completion.request_id], completion, groups, order)
+
+    def _begin(self, order: Order, number: int, task: Task, groups: dict[str, _Group]) -> list[_Play]:
+        originals = [open_image(path) for path in task.images]
+        seen = [self._see(image) for image in originals]
+        original = Size(*originals[0].size)
+        frame = Frame(self._model.family.frame_kind, original, Size(*seen[0].image.size))
+        text = instruction(task.prompt, detailed=self._data.prompt_style == "detailed")
+        prompt_ids = self._chat.prompt_ids(text, len(seen))
+        group_id = f"{order.name}/{number}/{task.task_id}"
+        groups[group_id] = _Group(task, frame, order.samples, images={s.ref.digest: s.png for s in seen})
+        return [
+            _Play(
+                task=task,
+                group_id=group_id,
+                sample=sample,
+                frame=frame,
+                episode=Episode([s.image for s in seen], frame, self._rollout.max_turns),
+                ledger=Ledger(prompt_ids, [s.ref for s in seen], self._model.image_token_id),
+                images=list(seen),
+                request_id=f"{group_id}/{sample}",
+            )
+            for sample in range(order.samples)
+        ]
+
+    def _see(self, original: Image) -> _Seen:
+        """Puts an image on the model's grid, once; processors then have nothing left to resize."""
+        size = fit_to_grid(Size(*original.size), self._model.family.grid, self._data.min_pixels, self._data.max_pixels)
+        return self._encode(resize(original, size))
+
+    def _encode(self, image: Image) -> _Seen:
+        png = encode_png(image)
+        grid = (1, image.height // self._model.family.patch, image.width // self._model.family.patch)
+        tokens = grid[1] * grid[2] // self._model.family.merge**2
+        return _Seen(image, png, ImageRef(digest(png), grid, tokens))
+
+    def _room(self, play: _Play) -> int:
+        """Tokens that the next turn may have."""
+        left = self._rollout.engine.max_model_len - len(play.ledger.learner_ids())
+        return min(self._rollout.max_tokens_per_turn, left)
+
+    def _submit(self, play: _Play, order: Order) -> None:
+        room = self._room(play)
+        if room < 1:
+            raise ValueError(
+                f"{play.task.source or play.task.task_id}: the prompt has {len(play.ledger.learner_ids())} tokens, which "
+                f"leaves no room in rollout.engine.max_model_len={self._rollout.engine.max_model_len}; raise it, or lower "
+                "data.max_prompt_tokens so that such tasks are left out"
+            )
+        turn = len(play.ledger.turns)
+        seed = None if order.seed is None else _seed(order.seed, play.request_id, turn)
+        self._engine.add(
+            Request(
+                request_id=play.request_id,
+                prompt_ids=tuple(play.ledger.engine_ids()),
+                images=tuple(s.image for s in play.images),
+                digests=tuple(s.ref.digest for s in play.images),
+                sampling=order.sampling,
+                max_tokens=room,
+                stop=self._chat.stop,
+                seed=seed,
+            )
+        )
+
+    def _advance(self, play: _Play, turn: Completion, groups: dict[str, _Group], order: Order) -> None:
+        """Takes a finished turn into the record and goes on to the next one, or ends the episode."""
+        text = self._chat.decode(turn.token_ids)
+        play.ledger.append_sampled(turn.token_ids, turn.logprobs, self.version, text, turn.finish_reason)
+        if turn.finish_reason == "length":
+            return _finish(play, "token_limit", groups[play.group_id], order.kind)
+        outcome = play.episode.step(text)
+        if isinstance(outcome, Ended):
+            return _finish(play, outcome.reason, groups[play.group_id], order.kind)
+        seen = [] if outcome.image is None else [self._encode(outcome.image)]
+        closed = turn.token_ids[-1] == self._chat.end_id
+        ids = self._chat.observation_ids(outcome.text, with_image=bool(seen), closed=closed)
+        play.ledger.append_observation(ids, [s.ref for s in seen])
+        play.images.extend(seen)
+        if self._room(play) < 1:
+            return _finish(play, "length_limit", groups[play.group_id], order.kind)
+        return self._submit(play, order)
+
+
+def _finish(play: _Play, reason: EndedBy, group: _Group, kind: Kind) -> None:
+    ledger = play.ledger
+    group.images.update({s.ref.digest: s.png for s in play.images})
+    group.waiting -= 1
+    group.trajectories.append(
+        Trajectory(
+            trajectory_id=play.request_id,
+            task_id=play.task.task_id,
+            group_id=play.group_id,
+            sample=play.sample,
+            kind=kind,
+            token_ids=tuple(ledger.learner_ids()),
+            mask=tuple(ledger.mask()),
+            behaviour_logprobs=tuple(ledger.behaviour_logprobs()),
+            image_digests=tuple(s.ref.digest for s in play.images),
+            image_grids=tuple(s.ref.grid for s in play.images),
+            turns=tuple(ledger.turns),
+            ended_by=reason,
+        )
+    )
+
+
+def _to_shard(groups: Sequence[_Group], kind: Kind) -> Shard:
+    rows = [
+        (group, trajectory) for group in groups for trajectory in sorted(group.trajectories, key=lambda t: t.sample)
+    ]
+    trajectories = [t for _, t in rows]
+    truths = [
+        "none" if g.task.ground_truth.negative else g.task.ground_truth.model_dump_json(exclude_none=True)
+        for g, _ in rows
+    ]
+    rollout = pa.table(
+        {
+            "trajectory_id": [t.trajectory_id for t in trajectories],
+            "group_id": [t.group_id for t in trajectories],
+            "task_id": [t.task_id for t in trajectories],
+            "sample": [t.sample for t in trajectories],
+            "kind": [kind] * len(rows),
+            "token_ids": [t.token_ids for t in trajectories],
+            "mask": [t.mask for t in trajectories],
+            "behaviour_logprobs": [t.behaviour_logprobs for t in trajectories],
+            "image_digests": [t.image_digests for t in trajectories],
+            "image_grids": [t.image_grids for t in trajectories],
+            "turn_texts": [[turn.text for turn in t.turns] for t in trajectories],
+            "turn_lengths": [[turn.n_tokens for turn in t.turns] for t in trajectories],
+            "turn_versions": [[turn.policy_version for turn in t.turns] for t in trajectories],
+            "ended_by": [t.ended_by for t in trajectories],
+            "reply": [t.reply for t in trajectories],
+            "ground_truth": truths,
+            "frame": [g.frame.kind for g, _ in rows],
+            "original_size": [[g.frame.original.width, g.frame.original.height] for g, _ in rows],
+            "seen_size": [[g.frame.seen.width, g.frame.seen.height] for g, _ in rows],
+        },
+        schema=batch.ROLLOUT,
+    )
+    pictures = [(name, group.trajectories[0].group_id, png) for group in groups for name, png in group.images.items()]
+    images = pa.table(
+        {
+            "digest": [name for name, _, _ in pictures],
+            "group_id": [group_id for _, group_id, _ in pictures],
+            "png": [png for _, _, png in pictures],
+        },
+        schema=batch.IMAGES,
+    )
+    return Shard(batch.check(rollout, batch.ROLLOUT, "rollout"), batch.check(images, batch.IMAGES, "rollout images"))
+
+
+def _split(names: list[str], parts: int) -> list[list[str]]:
+    """Contiguous parts whose sizes differ by at most one; empty ones left out."""
+    count = min(parts, len(names))
+    bounds = [round(i * len(names) / count) for i in range(count + 1)]
+    return [names[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _seed(base: int, request_id: str, turn: int) -> int:
+    """A seed of its own for every turn, the same wherever and whenever it is sampled."""
+    import hashlib
+
+    return int.from_bytes(hashlib.blake2b(f"{base}/{request_id}/{turn}".encode(), digest_size=7).digest(), "big")

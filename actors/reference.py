@@ -1,0 +1,31 @@
+"""The reference actor: a frozen copy of the policy that scores tokens."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import torch
+
+from policy.learner import PolicyLearner
+from schemas import batch
+from schemas.config import Learner, Model
+
+
+class ReferenceActor:
+    """One replica; replicas share the shards of a step."""
+
+    def __init__(self, model: Model, learner: Learner, temperature: float, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._policy = PolicyLearner.frozen(model, learner, temperature=temperature)
+
+    def ready(self) -> bool:
+        """True once the constructor ran."""
+        return True
+
+    def logprobs(self, rollout: pa.Table, images: pa.Table) -> pa.Table:
+        """REFERENCE columns of one ROLLOUT shard."""
+        batch.check(rollout, batch.ROLLOUT, "reference")
+        values = self._policy.logprobs(rollout, [images])
+        table = pa.table(
+            {"trajectory_id": rollout.column("trajectory_id"), "reference_logprobs": values}, schema=batch.REFERENCE
+        )
+        return batch.check(table, batch.REFERENCE, "reference result")

@@ -1,0 +1,62 @@
+"""The rollout actor: one vLLM engine, playing episodes and streaming finished shards.
+
+driver --Order--> generate --(rollout table, images table), shard by shard-->
+learner ranks --local shards--> load_weights
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pyarrow as pa
+
+from actors.player import Order, Player
+from policy.info import read_info, read_tokenizer
+from policy.sharding import join_shards
+from policy.turns import ChatFormat
+from schemas.config import Data, Model, Rollout
+
+
+class RolloutActor:
+    """A plain class, made remote where it is spawned."""
+
+    def __init__(self, model: Model, data: Data, rollout: Rollout, seed: int) -> None:
+        from actors.vllm_engine import VllmEngine
+
+        info = read_info(model.path)
+        chat = ChatFormat(read_tokenizer(model.path, trust_remote_code=model.trust_remote_code), data.system_prompt)
+        self._engine = VllmEngine(
+            model.path,
+            rollout.engine,
+            forbidden_ids=chat.forbidden_ids(info.vocab_size),
+            max_images=rollout.max_turns + 3,
+            seed=seed,
+            trust_remote_code=model.trust_remote_code,
+        )
+        self._player = Player(self._engine, info, chat, data, rollout)
+
+    def ready(self) -> int:
+        """The policy version that the engine holds; 0 is the checkpoint it was started from."""
+        return self._player.version
+
+    def generate(self, order: Order, version: int) -> Iterator[pa.Table]:
+        """Plays the order with weights of exactly `version`; yields a rollout table, then its images, per shard.
+
+        Raises RuntimeError when the engine holds another version.
+        """
+        if self._player.version != version:
+            raise RuntimeError(f"asked to sample with version {version}, the engine holds {self._player.version}")
+        try:
+            for shard in self._player.play(order):
+                yield shard.rollout
+                yield shard.images
+        finally:
+            if self._engine.busy():
+                self._engine.abort_all()
+
+    def load_weights(self, version: int, *shards: Mapping[str, np.ndarray]) -> int:
+        """Takes every learner rank's local shards, in order of rank, and replaces the model."""
+        self._engine.load_weights(join_shards(shards), version)
+        self._player.version = version
+        return version

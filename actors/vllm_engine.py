@@ -1,0 +1,241 @@
+"""vLLM's synchronous engine behind the Engine protocol. The only file that imports vLLM.
+
+Weights arrive through vLLM's native weight-transfer API with a backend of our own: arrays from the object store in the
+engine's own process, or the path of a safetensors file where its workers are processes of their own (arrays nested in
+a message arrive there as lists).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+# Read when vLLM is imported: the engine runs in this process, and its log keeps to what matters.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+import numpy as np
+import torch
+from vllm import SamplingParams
+from vllm.config import VllmConfig, WeightTransferConfig
+from vllm.distributed.weight_transfer import WeightTransferEngineFactory
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.engine.arg_utils import EngineArgs
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.sample.logits_processor import LogitsProcessor
+
+from actors.engine import Completion, Request
+from schemas.config import Engine as EngineConfig
+
+BACKEND = "pointvg_object_store"
+FORBIDDEN = "pointvg_forbidden_ids"
+
+
+class VllmEngine:
+    """vLLM in this process (world size 1), or with worker processes of its own (tensor parallelism)."""
+
+    def __init__(
+        self,
+        model_path: str,
+        config: EngineConfig,
+        *,
+        forbidden_ids: Sequence[int],
+        max_images: int,
+        seed: int,
+        trust_remote_code: bool = False,
+    ) -> None:
+        if torch.cuda.is_available():
+            memory: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
+        else:
+            memory = {"kv_cache_memory_bytes": config.kv_cache_bytes, "block_size": config.block_size}
+        self._in_process = config.tensor_parallel_size == 1
+        self._running: set[str] = set()
+        self._engine = LLMEngine.from_engine_args(
+            EngineArgs(
+                model=model_path,
+                dtype=config.dtype,
+                seed=seed,
+                max_model_len=config.max_model_len,
+                max_num_seqs=config.max_num_seqs,
+                tensor_parallel_size=config.tensor_parallel_size,
+                enforce_eager=config.enforce_eager,
+                limit_mm_per_prompt={"image": max_images, "video": 0},
+                mm_processor_cache_gb=config.image_cache_gib,
+                # The log-probability in the distribution that was sampled from: after temperature, top-p and the mask.
+                logprobs_mode="processed_logprobs",
+                logits_processors=[ForbidTokens],
+                additional_config={FORBIDDEN: list(forbidden_ids)},
+                weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+                trust_remote_code=trust_remote_code,
+                disable_log_stats=True,
+                **memory,
+            )
+        )
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
+
+    def add(self, request: Request) -> None:
+        """Queues a request; image content is identified by its digest, so that vLLM need not hash pixels."""
+        prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_ids)}
+        if request.images:
+            prompt["multi_modal_data"] = {"image": list(request.images)}
+            prompt["multi_modal_uuids"] = {"image": list(request.digests)}
+        parameters = SamplingParams(
+            temperature=request.sampling.temperature,
+            top_p=request.sampling.top_p,
+            top_k=request.sampling.top_k,
+            max_tokens=request.max_tokens,
+            logprobs=0,
+            stop=[request.stop],
+            include_stop_str_in_output=True,
+            skip_special_tokens=False,
+            spaces_between_special_tokens=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            seed=request.seed,
+        )
+        self._engine.add_request(request.request_id, prompt, parameters)
+        self._running.add(request.request_id)
+
+    def step(self) -> list[Completion]:
+        """One iteration of continuous batching."""
+        finished: list[Completion] = []
+        for output in self._engine.step():
+            if output.finished:
+                self._running.discard(output.request_id)
+                turn = output.outputs[0]
+                ids = tuple(int(i) for i in turn.token_ids)
+                logprobs = tuple(float(entry[i].logprob) for entry, i in zip(turn.logprobs, ids, strict=True))
+                finished.append(Completion(output.request_id, ids, logprobs, turn.finish_reason))
+        return finished
+
+    def busy(self) -> bool:
+        """True while a request is unfinished."""
+        return self._engine.has_unfinished_requests()
+
+    def abort_all(self) -> None:
+        """Drops every unfinished request."""
+        self._engine.abort_request(list(self._running))
+        self._running.clear()
+
+    def load_weights(self, weights: Mapping[str, np.ndarray], version: int) -> None:
+        """Replaces the whole model by Hugging Face names. Raises RuntimeError while requests run."""
+        if self.busy():
+            raise RuntimeError(f"weights of version {version} arrived while {len(self._running)} requests were running")
+        rpc = self._engine.collective_rpc
+        with _handed_over(weights, in_process=self._in_process) as update_info:
+            rpc("start_weight_update")
+            try:
+                rpc("update_weights", kwargs={"update_info": update_info})
+            finally:
+                rpc("finish_weight_update")
+        self._engine.set_weight_version(str(version))
+        # Both hold results of the old weights: key-value blocks of prompts, and embeddings of images.
+        self._engine.reset_prefix_cache()
+        self._engine.reset_encoder_cache()
+
+
+class ForbidTokens(LogitsProcessor):
+    """No request ever samples a vision placeholder or an id without a token.
+
+    A sampled placeholder would be expanded into an image that does not exist. The learner masks the same ids.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        ids = vllm_config.additional_config[FORBIDDEN]
+        self._ids = torch.tensor(ids, dtype=torch.long, device=device)
+
+    def is_argmax_invariant(self) -> bool:
+        """False: a forbidden id may be the most likely one."""
+        return False
+
+    def update_state(self, batch_update: object) -> None:
+        """Treats every request alike, so keeps no state."""
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Sets the forbidden columns of logits [requests, vocabulary] to minus infinity."""
+        logits[:, self._ids] = float("-inf")
+        return logits
+
+
+@dataclass
+class _InitInfo(WeightTransferInitInfo):
+    """Nothing to agree on."""
+
+
+@dataclass
+class _UpdateInfo(WeightTransferUpdateInfo):
+    """The whole model, as arrays or as a safetensors file."""
+
+    weights: Mapping[str, np.ndarray] | None = None
+    path: str | None = None
+
+
+class ObjectStoreTransfer(WeightTransferEngine[_InitInfo, _UpdateInfo]):
+    """vLLM weight-transfer backend for weights that come through Ray's object store."""
+
+    init_info_cls = _InitInfo
+    update_info_cls = _UpdateInfo
+
+    def init_transfer_engine(self, init_info: _InitInfo) -> None:
+        """No connection is needed."""
+
+    def start_weight_update(self) -> None:
+        """Weights arrive in checkpoint format: vLLM re-runs its loading hooks layer by layer."""
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """As the base class, without synchronising an accelerator that a CPU build does not have."""
+        self.receive_weights(self.parse_update_info(update_info))
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    def receive_weights(self, update_info: _UpdateInfo) -> None:
+        """Loads one update into the model."""
+        if update_info.path is not None:
+            from safetensors.torch import load_file
+
+            self.model.load_weights(load_file(update_info.path).items())
+        elif update_info.weights is not None:
+            self.model.load_weights((name, _shared(array)) for name, array in update_info.weights.items())
+
+    def finish_weight_update(self) -> None:
+        """Finalises the layers."""
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        """Holds nothing."""
+
+
+if BACKEND not in WeightTransferEngineFactory._registry:
+    WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreTransfer)
+
+
+@contextmanager
+def _handed_over(weights: Mapping[str, np.ndarray], *, in_process: bool) -> Iterator[dict[str, Any]]:
+    """What the engine takes: the arrays, or the path of a file that lives as long as the context."""
+    if in_process:
+        yield {"weights": weights}
+        return
+    from safetensors.numpy import save_file
+
+    folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="pointvg-weights-", suffix=".safetensors") as file:
+        save_file({name: np.ascontiguousarray(array) for name, array in weights.items()}, file.name)
+        yield {"path": file.name}
+
+
+def _shared(array: np.ndarray) -> torch.Tensor:
+    """A tensor over the array's memory, which may be the read-only object store: the loader only reads it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return torch.from_numpy(array)

@@ -1,0 +1,48 @@
+"""What a checkpoint folder says of itself, read without its weights: model family, special ids, tokenizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from pointing.coordinates import FAMILIES, Family
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Facts about a model that players and collators need.
+
+    `vocab_size` is that of the output layer, which may be larger than the tokenizer.
+    """
+
+    path: str
+    family: Family
+    image_token_id: int
+    vocab_size: int
+
+
+def read_info(path: str) -> ModelInfo:
+    """Reads config.json of a Hugging Face checkpoint folder.
+
+    Raises FileNotFoundError when there is none, ValueError for a model family that is not supported.
+    """
+    file = Path(path) / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"model.path={path!r}: no config.json there; give the folder of a Hugging Face checkpoint"
+        )
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise ValueError(f"{file}: model_type={kind!r} is not supported; use one of {', '.join(FAMILIES)}")
+    text = config.get("text_config", config)
+    return ModelInfo(path, FAMILIES[kind], config["image_token_id"], text["vocab_size"])
+
+
+def read_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer with its chat template."""
+    return AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)

@@ -1,0 +1,434 @@
+"""The configuration tree: every knob, its default and the rules between knobs.
+
+Frozen; unknown keys are refused; contradictory or ineffective settings are refused at construction with the field, the
+value and a remedy. Files and dotted overrides are read by schemas/config_file.py.
+
+One default lives in one place, here. Numbers that follow from others are properties (see `TrainConfig.plan`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from schemas.scoring import RewardRules
+from schemas.service import ServiceOptions
+from schemas.task import Record
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+DType = Literal["float32", "bfloat16"]
+Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"]
+
+
+class Run(Record):
+    """Where a run's folder is and what makes it repeatable."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    folder: str = "runs"
+    seed: NonNegativeInt = 1
+    resume: bool = True  # continue from the last checkpoint when the run folder holds one
+
+
+class Lora(Record):
+    """Low-rank adapters (peft). Only they are trained and saved; the sampler gets them merged."""
+
+    rank: PositiveInt = 16
+    alpha: PositiveInt = 32
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    exclude: str | None = r".*visual.*"
+
+
+class Model(Record):
+    """The policy. `path` is a Hugging Face checkpoint folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model."""
+
+    path: str
+    dtype: DType = "float32"
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    freeze_vision: bool = False
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+    lora: Lora | None = None
+
+
+class Data(Record):
+    """Task files and how the model sees them. Pixel bounds are areas of the image that the model sees."""
+
+    train_files: tuple[str, ...] | str
+    validation_files: tuple[str, ...] | str = ()
+    test_files: tuple[str, ...] | str = ()
+    image_dir: str | None = None  # default: the folder of each file
+    prompt_key: str = "prompt"
+    ground_truth_key: str = "ground_truth"
+    image_key: str = "images"
+    video_key: str = "videos"
+    prompt_style: Literal["short", "detailed"] = "detailed"
+    system_prompt: str | None = None  # None keeps the chat template's own
+    min_pixels: PositiveInt = 256 * 28 * 28
+    max_pixels: PositiveInt = 1280 * 28 * 28
+    max_prompt_tokens: PositiveInt = 4096
+    on_error: Literal["fail", "skip"] = "fail"
+    shuffle: bool = True
+
+    @model_validator(mode="after")
+    def _pixel_bounds(self) -> Data:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; lower one or raise the other"
+            )
+        return self
+
+
+class Sampling(Record):
+    """How tokens are drawn. top_k 0 means no limit."""
+
+    temperature: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_k: NonNegativeInt = 0
+
+    @property
+    def truncated(self) -> bool:
+        """True when some tokens can never be drawn although the policy gives them probability."""
+        return self.top_p != 1.0 or self.top_k != 0
+
+
+class Engine(Record):
+    """vLLM. Sizes are per engine."""
+
+    dtype: DType = "float32"
+    max_model_len: PositiveInt = 4096
+    max_num_seqs: PositiveInt = 256
+    kv_cache_bytes: PositiveInt = 256 * 1024 * 1024  # used by the CPU build
+    gpu_memory_utilization: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.6
+    block_size: PositiveInt = 32
+    tensor_parallel_size: PositiveInt = 1
+    enforce_eager: bool = True
+    image_cache_gib: NonNegativeFloat = 0.25
+
+
+class Rollout(Record):
+    """How episodes are played in training."""
+
+    tasks_per_step: PositiveInt = 32
+    samples_per_task: PositiveInt = 8
+    sampling: Sampling = Sampling()
+    max_turns: PositiveInt = 2
+    max_tokens_per_turn: PositiveInt = 512
+    shards_per_engine: PositiveInt = 2  # smaller shards reach the reward and the reference earlier
+    engine: Engine = Engine()
+
+
+class Adaptive(Record):
+    """Variance-weighted advantages; the field names follow docs/algorithms.md."""
+
+    statistic: Literal["variance", "std", "range", "entropy"] = "variance"
+    mapping: Literal["sqrt", "linear", "power", "log"] = "sqrt"
+    baseline: Literal["moving_average", "batch"] = "moving_average"
+    momentum: Fraction = 0.95
+    initial: PositiveFloat | None = None  # None: start from the first batch
+    eps: PositiveFloat = 1e-6
+    clip_min: NonNegativeFloat = 0.3
+    clip_max: PositiveFloat = 3.0
+    normalize: bool = False
+    power: PositiveFloat = 0.5
+    log_alpha: PositiveFloat = 1.0
+    entropy_bins: Annotated[int, Field(ge=2)] = 5
+
+    @model_validator(mode="after")
+    def _clip_order(self) -> Adaptive:
+        if self.clip_min > self.clip_max:
+            raise ValueError(f"clip_min={self.clip_min} is above clip_max={self.clip_max}; swap them")
+        return self
+
+
+class Loss(Record):
+    """The policy-gradient loss and what it divides by."""
+
+    name: Literal["ppo_clip"] = "ppo_clip"
+    clip_low: PositiveFloat = 0.2
+    clip_high: PositiveFloat = 0.2
+    clip_dual: Annotated[float, Field(gt=1.0)] | None = 3.0
+    denominator: Literal["token", "sequence", "constant"] = "token"
+    constant: PositiveFloat | None = None
+    entropy_coefficient: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _constant_needed(self) -> Loss:
+        if (self.denominator == "constant") != (self.constant is not None):
+            raise ValueError(
+                f"denominator={self.denominator!r} with constant={self.constant}: set constant exactly when denominator "
+                "is 'constant' (Dr.GRPO: trajectories x longest reply)"
+            )
+        return self
+
+
+class Kl(Record):
+    """Distance to the reference model, as a term of the loss. Coefficient 0 starts no reference model."""
+
+    coefficient: NonNegativeFloat = 0.01
+    estimator: Literal["k1", "abs", "k2", "k3"] = "k3"
+    controller: Literal["fixed", "adaptive"] = "fixed"
+    target: PositiveFloat = 0.1  # adaptive controller only
+    horizon: PositiveFloat = 10_000.0
+
+    @model_validator(mode="after")
+    def _effective(self) -> Kl:
+        set_here = self.model_fields_set
+        if self.controller == "fixed" and {"target", "horizon"} & set_here:
+            raise ValueError("target and horizon have no effect with controller='fixed'; remove them or set 'adaptive'")
+        if self.coefficient == 0 and self.controller == "adaptive":
+            raise ValueError("an adaptive controller cannot move a coefficient of 0; start it above 0")
+        return self
+
+
+class Mismatch(Record):
+    """Importance weights between what the sampler and the learner believe of the same tokens, truncated at `limit`."""
+
+    level: Literal["token", "sequence"] = "token"
+    limit: PositiveFloat = 2.0
+
+
+class Algorithm(Record):
+    """The RL method."""
+
+    advantage: Advantage = "grpo"
+    adaptive: Adaptive | None = None
+    loss: Loss = Loss()
+    kl: Kl = Kl()
+    mismatch: Mismatch | None = None
+
+
+class Optimiser(Record):
+    """AdamW and its schedule. The learning rate warms up linearly, then follows `schedule` down to min_ratio x lr."""
+
+    lr: PositiveFloat = 1e-6
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.01
+    max_grad_norm: PositiveFloat = 1.0
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+    min_ratio: Fraction = 0.0
+
+
+class Learner(Record):
+    """How a batch becomes optimiser steps. Rows are trajectories."""
+
+    optimiser: Optimiser = Optimiser()
+    epochs: PositiveInt = 1
+    mini_batches: PositiveInt = 1  # optimiser steps per epoch over one batch
+    micro_batch_rows: PositiveInt = 16  # rows in one forward pass of one rank
+    layout: Literal["padded", "packed"] = "padded"
+    max_nonfinite_steps: NonNegativeInt = 5  # skipped steps in a row before the run stops
+
+
+class Validation(Record):
+    """Held-out evaluation: `samples` draws per task at the sampling below, and one greedy pass."""
+
+    every: NonNegativeInt = 0  # steps between validations; 0: only before and after
+    before: bool = True
+    after: bool = True
+    samples: PositiveInt = 3
+    sampling: Sampling = Sampling(temperature=0.6, top_p=0.95)
+    greedy: bool = True
+    limit: PositiveInt | None = None  # first tasks of the file only
+
+
+class Checkpoint(Record):
+    """When the learner's state is written and how much is kept. The best step (validation reward) is kept beside."""
+
+    every: NonNegativeInt = 50  # steps; 0: only at the end
+    keep: PositiveInt = 2
+    keep_best: bool = True
+
+
+class Resources(Record):
+    """Processes of each role and what Ray reserves for them. Threads are set for every process."""
+
+    rollout_engines: PositiveInt = 1
+    learner_ranks: PositiveInt = 1
+    reference_replicas: PositiveInt = 1
+    cpus_per_engine: NonNegativeFloat = 1.0
+    cpus_per_learner: NonNegativeFloat = 1.0
+    cpus_per_reference: NonNegativeFloat = 1.0
+    gpus_per_engine: NonNegativeFloat = 0.0
+    gpus_per_learner: NonNegativeFloat = 0.0
+    gpus_per_reference: NonNegativeFloat = 0.0
+    threads: PositiveInt = 1
+    weight_transfer: Literal["object_store", "nccl"] = "object_store"
+    placement: Literal["PACK", "SPREAD"] = "PACK"
+    object_store_bytes: PositiveInt | None = None
+    start_timeout_s: PositiveFloat = 600.0
+    call_timeout_s: PositiveFloat = 1800.0
+    collective_timeout_s: PositiveFloat = 120.0
+
+    @model_validator(mode="after")
+    def _transfer_fits(self) -> Resources:
+        if self.weight_transfer == "nccl" and not (self.gpus_per_engine and self.gpus_per_learner):
+            raise ValueError(
+                "weight_transfer='nccl' needs GPUs on both sides; set gpus_per_engine and gpus_per_learner, or use "
+                "'object_store'"
+            )
+        return self
+
+
+class Trainer(Record):
+    """How long to train. max_steps wins over epochs; one of them is needed."""
+
+    max_steps: PositiveInt | None = None
+    epochs: PositiveInt | None = None
+    samples_to_log: NonNegativeInt = 8  # pictures written at each validation
+
+    @model_validator(mode="after")
+    def _length_known(self) -> Trainer:
+        if (self.max_steps is None) == (self.epochs is None):
+            raise ValueError(f"max_steps={self.max_steps}, epochs={self.epochs}: set exactly one of them")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """What one step does, in numbers; printed at start.
+
+    >>> BatchPlan(32, 8, 2, 1, 1, 16).micro_batches_per_rank
+    8
+    """
+
+    tasks: int
+    samples: int
+    ranks: int
+    epochs: int
+    mini_batches: int
+    micro_batch_rows: int
+
+    @property
+    def trajectories(self) -> int:
+        """Trajectories in one step: tasks x samples."""
+        return self.tasks * self.samples
+
+    @property
+    def optimiser_steps(self) -> int:
+        """Optimiser steps in one training step."""
+        return self.epochs * self.mini_batches
+
+    @property
+    def rows_per_rank(self) -> int:
+        """Most rows that one rank sees in one optimiser step."""
+        return -(-self.trajectories // (self.mini_batches * self.ranks))
+
+    @property
+    def micro_batches_per_rank(self) -> int:
+        """Forward passes of one rank in one optimiser step."""
+        return -(-self.rows_per_rank // self.micro_batch_rows)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tasks} tasks x {self.samples} samples = {self.trajectories} trajectories a step; "
+            f"{self.optimiser_steps} optimiser step(s) of {-(-self.trajectories // self.mini_batches)} trajectories; "
+            f"{self.ranks} rank(s) x {self.micro_batches_per_rank} micro-batch(es) of up to {self.micro_batch_rows}"
+        )
+
+
+class TrainConfig(Record):
+    """Stage 2: reinforcement learning."""
+
+    run: Run = Run()
+    model: Model
+    data: Data
+    rollout: Rollout = Rollout()
+    reward: ServiceOptions = ServiceOptions(rules=RewardRules(negative_max=10.0))
+    algorithm: Algorithm = Algorithm()
+    learner: Learner = Learner()
+    validation: Validation = Validation()
+    checkpoint: Checkpoint = Checkpoint()
+    resources: Resources = Resources()
+    trainer: Trainer
+
+    @property
+    def plan(self) -> BatchPlan:
+        """The batch plan."""
+        return BatchPlan(
+            tasks=self.rollout.tasks_per_step,
+            samples=self.rollout.samples_per_task,
+            ranks=self.resources.learner_ranks,
+            epochs=self.learner.epochs,
+            mini_batches=self.learner.mini_batches,
+            micro_batch_rows=self.learner.micro_batch_rows,
+        )
+
+    @property
+    def uses_reference(self) -> bool:
+        """True when a reference model is needed."""
+        return self.algorithm.kl.coefficient > 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        sampling, plan = self.rollout.sampling, self.plan
+        if sampling.temperature == 0:
+            raise ValueError("rollout.sampling.temperature=0 explores nothing; use a value above 0 (1.0 is usual)")
+        if sampling.truncated and self.algorithm.mismatch is None:
+            raise ValueError(
+                f"rollout.sampling top_p={sampling.top_p}, top_k={sampling.top_k}: the sampler's distribution then differs "
+                "from the learner's; set top_p=1 and top_k=0, or set algorithm.mismatch"
+            )
+        if self.rollout.samples_per_task == 1 and self.algorithm.advantage != "reinforce_plus_plus":
+            raise ValueError(
+                f"rollout.samples_per_task=1 with algorithm.advantage={self.algorithm.advantage!r}: a group of one has no "
+                "advantage; draw at least 2 samples, or use 'reinforce_plus_plus'"
+            )
+        if self.algorithm.adaptive is not None and self.algorithm.advantage not in ("grpo", "dr_grpo", "rloo"):
+            raise ValueError(
+                f"algorithm.adaptive weights groups, which advantage={self.algorithm.advantage!r} does not use; remove it "
+                "or choose grpo, dr_grpo or rloo"
+            )
+        per_step = plan.trajectories // plan.mini_batches
+        if plan.trajectories % plan.mini_batches or per_step % plan.ranks:
+            raise ValueError(
+                f"{plan.trajectories} trajectories do not divide into learner.mini_batches={plan.mini_batches} x "
+                f"resources.learner_ranks={plan.ranks}; change rollout.tasks_per_step, samples_per_task or mini_batches"
+            )
+        if self.rollout.tasks_per_step < self.resources.rollout_engines:
+            raise ValueError(
+                f"rollout.tasks_per_step={self.rollout.tasks_per_step} leaves some of "
+                f"resources.rollout_engines={self.resources.rollout_engines} idle; lower the number of engines"
+            )
+        return self
+
+
+class SftData(Data):
+    """Stage-1 data: the transcript is written from the ground truth."""
+
+    prompt_style: Literal["short", "detailed"] = "detailed"
+
+
+class SftTrainer(Record):
+    """How long to fine-tune, in samples seen."""
+
+    samples: PositiveInt
+    batch_rows: PositiveInt = 32
+
+
+class SftConfig(Record):
+    """Stage 1: supervised fine-tuning on transcripts (CoT-SFT)."""
+
+    run: Run = Run()
+    model: Model
+    data: SftData
+    learner: Learner = Learner()
+    checkpoint: Checkpoint = Checkpoint()
+    resources: Resources = Resources()
+    trainer: SftTrainer
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SftConfig:
+        if self.trainer.batch_rows % self.resources.learner_ranks:
+            raise ValueError(
+                f"trainer.batch_rows={self.trainer.batch_rows} does not divide by "
+                f"resources.learner_ranks={self.resources.learner_ranks}; change one of them"
+            )
+        if self.learner.epochs != 1 or self.learner.mini_batches != 1:
+            raise ValueError(
+                "learner.epochs and learner.mini_batches belong to stage 2 and have no effect here; set trainer.samples"
+            )
+        return self

@@ -1,0 +1,135 @@
+"""Reads a YAML configuration with dotted overrides, keeping where each value came from.
+
+    values, origins = merge(file, overrides)   ->   parse(TrainConfig, file, overrides)
+
+Errors name the file and line (or "command line"), the field, the value and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+T = TypeVar("T", bound=BaseModel)
+Origins = Mapping[tuple[str, ...], str]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message lists every problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[T]):
+    """A validated configuration and the origin ("file:line" or "command line") of every value that was set."""
+
+    config: T
+    origins: Origins
+
+
+def load(model: type[T], path: str | Path, overrides: Sequence[str] = ()) -> Loaded[T]:
+    """Reads `path`, applies overrides such as "trainer.max_steps=3" in order, and validates against `model`.
+
+    Override values are YAML: `a=1` is a number, `a='1'` a string, `a=[1, 2]` a list, `a=null` nothing.
+    Raises ConfigError with one line per problem.
+    """
+    values, origins = _read(Path(path))
+    for override in overrides:
+        _apply(override, values, origins)
+    try:
+        return Loaded(model.model_validate(values), origins)
+    except ValidationError as error:
+        raise ConfigError(_describe(error, model, origins, str(path))) from None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check --config") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}") from None
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}:1: expected a mapping of sections such as model:, data:")
+    origins: dict[tuple[str, ...], str] = {}
+    _record_origins(node, (), path, origins)
+    return yaml.safe_load(text), origins
+
+
+def _record_origins(
+    node: yaml.MappingNode, at: tuple[str, ...], path: Path, origins: dict[tuple[str, ...], str]
+) -> None:
+    for key, value in node.value:
+        where = (*at, str(key.value))
+        if where in origins:
+            raise ConfigError(f"{path}:{key.start_mark.line + 1}: {'.'.join(where)} is set twice; keep one")
+        origins[where] = f"{path}:{key.start_mark.line + 1}"
+        if isinstance(value, yaml.MappingNode):
+            _record_origins(value, where, path, origins)
+
+
+def _apply(override: str, values: dict[str, Any], origins: dict[tuple[str, ...], str]) -> None:
+    dotted, separator, text = override.partition("=")
+    keys = tuple(dotted.strip().split("."))
+    if not separator or not all(keys):
+        raise ConfigError(f"command line: {override!r} is not an override; write section.field=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"command line: {dotted}: value {text!r} is not valid YAML; quote it") from None
+    section: dict[str, Any] = values
+    for depth, key in enumerate(keys[:-1]):
+        child = section.get(key)
+        if child is None:
+            child = section[key] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"command line: {'.'.join(keys[: depth + 1])} is {child!r}, not a section with fields")
+        section = child
+    section[keys[-1]] = value
+    origins[keys] = "command line"
+
+
+def _describe(error: ValidationError, model: type[BaseModel], origins: Origins, path: str) -> str:
+    lines: list[str] = []
+    for problem in error.errors(include_url=False):
+        location = tuple(str(part) for part in problem["loc"])
+        origin = next((origins[location[:n]] for n in range(len(location), 0, -1) if location[:n] in origins), path)
+        field = ".".join(location) or "configuration"
+        if problem["type"] == "extra_forbidden":
+            known = _fields_at(model, location[:-1])
+            close = difflib.get_close_matches(location[-1], known, n=1)
+            remedy = f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
+            lines.append(f"{origin}: {field}: unknown field; {remedy}")
+        elif problem["type"] == "missing":
+            lines.append(f"{origin}: {field}: required and not set; add it")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            given = problem["input"]
+            shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
+            lines.append(f"{origin}: {field}: {message}{shown}")
+    return "\n".join(lines)
+
+
+def _fields_at(model: type[BaseModel], location: tuple[str, ...]) -> list[str]:
+    """Field names of the section at `location`; empty where it is not a section."""
+    current: type[BaseModel] | None = model
+    for key in location:
+        field = current.model_fields.get(key) if current is not None else None
+        current = None
+        if field is not None:
+            candidates = (field.annotation, *get_args(field.annotation))
+            current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return list(current.model_fields) if current is not None else []
+
+
+def to_yaml(config: BaseModel) -> str:
+    """The whole configuration as YAML, every default written out: what a run folder keeps."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
