@@ -62,7 +62,7 @@ class Engine(Protocol):
         ...
 
     def load_weights(self, weights: Mapping[str, np.ndarray], version: int) -> None:
-        """Replaces the whole model, by Hugging Face parameter names, and forgets everything computed with the old one."""
+        """Replaces the whole model by Hugging Face names, and forgets everything the old one computed."""
         ...
 
     def abort_all(self) -> None:

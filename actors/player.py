@@ -10,6 +10,7 @@ the batch. A shard is handed out as soon as all its groups are finished.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -120,7 +121,7 @@ class Player:
         seen = [self._see(image) for image in originals]
         original = Size(*originals[0].size)
         frame = Frame(self._model.family.frame_kind, original, Size(*seen[0].image.size))
-        text = instruction(task.prompt, detailed=self._data.prompt_style == "detailed")
+        text = instruction(task.question, self._data.prompt_style == "detailed", self._model.family.frame_kind)
         prompt_ids = self._chat.prompt_ids(text, len(seen))
         group_id = f"{order.name}/{number}/{task.task_id}"
         groups[group_id] = _Group(task, frame, order.samples, images={s.ref.digest: s.png for s in seen})
@@ -158,8 +159,8 @@ class Player:
         room = self._room(play)
         if room < 1:
             raise ValueError(
-                f"{play.task.source or play.task.task_id}: the prompt has {len(play.ledger.learner_ids())} tokens, which "
-                f"leaves no room in rollout.engine.max_model_len={self._rollout.engine.max_model_len}; raise it, or lower "
+                f"{play.task.source or play.task.task_id}: a prompt of {len(play.ledger.learner_ids())} tokens leaves "
+                f"no room in rollout.engine.max_model_len={self._rollout.engine.max_model_len}; raise it, or lower "
                 "data.max_prompt_tokens so that such tasks are left out"
             )
         turn = len(play.ledger.turns)
@@ -267,7 +268,7 @@ def _split(names: list[str], parts: int) -> list[list[str]]:
     """Contiguous parts whose sizes differ by at most one; empty ones left out."""
     count = min(parts, len(names))
     bounds = [round(i * len(names) / count) for i in range(count + 1)]
-    return [names[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [names[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def _seed(base: int, request_id: str, turn: int) -> int:

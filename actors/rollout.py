@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
+from policy.sharding import join_shards
 
 from actors.player import Order, Player
 from policy.info import read_info, read_tokenizer
-from policy.sharding import join_shards
 from policy.turns import ChatFormat
 from schemas.config import Data, Model, Rollout
 

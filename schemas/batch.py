@@ -129,7 +129,7 @@ def join(left: pa.Table, right: pa.Table, stage: str) -> pa.Table:
     if len(where) != right.num_rows or len(set(keys)) != len(keys):
         raise SchemaError(f"{stage}: a trajectory_id occurs twice")
     if where.keys() != set(keys):
-        odd = sorted(where.keys() ^ set(keys))[:3]
+        odd = sorted(map(str, where.keys() ^ set(keys)))[:3]
         raise SchemaError(f"{stage}: {len(keys)} trajectories against {len(where)}; unmatched: {odd}")
     matched = right.take([where[key] for key in keys])
     for name in right.schema.names:

@@ -157,8 +157,8 @@ class Loss(Record):
     def _constant_needed(self) -> Loss:
         if (self.denominator == "constant") != (self.constant is not None):
             raise ValueError(
-                f"denominator={self.denominator!r} with constant={self.constant}: set constant exactly when denominator "
-                "is 'constant' (Dr.GRPO: trajectories x longest reply)"
+                f"denominator={self.denominator!r} with constant={self.constant}: set constant exactly when "
+                "denominator is 'constant' (Dr.GRPO: trajectories x longest reply)"
             )
         return self
 
@@ -369,18 +369,18 @@ class TrainConfig(Record):
             raise ValueError("rollout.sampling.temperature=0 explores nothing; use a value above 0 (1.0 is usual)")
         if sampling.truncated and self.algorithm.mismatch is None:
             raise ValueError(
-                f"rollout.sampling top_p={sampling.top_p}, top_k={sampling.top_k}: the sampler's distribution then differs "
-                "from the learner's; set top_p=1 and top_k=0, or set algorithm.mismatch"
+                f"rollout.sampling top_p={sampling.top_p}, top_k={sampling.top_k}: the sampler's distribution then "
+                "differs from the learner's; set top_p=1 and top_k=0, or set algorithm.mismatch"
             )
         if self.rollout.samples_per_task == 1 and self.algorithm.advantage != "reinforce_plus_plus":
             raise ValueError(
-                f"rollout.samples_per_task=1 with algorithm.advantage={self.algorithm.advantage!r}: a group of one has no "
-                "advantage; draw at least 2 samples, or use 'reinforce_plus_plus'"
+                f"rollout.samples_per_task=1 with algorithm.advantage={self.algorithm.advantage!r}: a group of one "
+                "has no advantage; draw at least 2 samples, or use 'reinforce_plus_plus'"
             )
         if self.algorithm.adaptive is not None and self.algorithm.advantage not in ("grpo", "dr_grpo", "rloo"):
             raise ValueError(
-                f"algorithm.adaptive weights groups, which advantage={self.algorithm.advantage!r} does not use; remove it "
-                "or choose grpo, dr_grpo or rloo"
+                f"algorithm.adaptive weights groups, which advantage={self.algorithm.advantage!r} does not use; "
+                "remove it or choose grpo, dr_grpo or rloo"
             )
         per_step = plan.trajectories // plan.mini_batches
         if plan.trajectories % plan.mini_batches or per_step % plan.ranks:

@@ -66,3 +66,8 @@ class Task(Record):
     videos: tuple[str, ...] = ()
     ground_truth: GroundTruth
     source: str = ""
+
+    @property
+    def question(self) -> str:
+        """The prompt without image placeholders: images stand before the text in every conversation."""
+        return self.prompt.replace("<image>", "").strip()

@@ -1,6 +1,7 @@
 """Installs the project into the virtual environment this runs in, choosing the build that fits the machine.
 
-NVIDIA driver present -> the CUDA build of vLLM; otherwise the CPU build with CPU torch. POINTVG_BUILD=cpu|gpu overrides.
+NVIDIA driver present -> the CUDA build of vLLM; otherwise the CPU build with CPU torch.
+POINTVG_BUILD=cpu|gpu overrides.
 """
 
 import os
@@ -34,9 +35,14 @@ def imports(module: str) -> bool:
 
 
 def installed(package: str) -> bool:
-    return subprocess.run(
-        [sys.executable, "-c", f"import importlib.metadata as m; m.version({package!r})"], capture_output=True, check=False
-    ).returncode == 0
+    return (
+        subprocess.run(
+            [sys.executable, "-c", f"import importlib.metadata as m; m.version({package!r})"],
+            capture_output=True,
+            check=False,
+        ).returncode
+        == 0
+    )
 
 
 def mend_torchvision() -> None:
