@@ -19,7 +19,7 @@ from schemas.task import Record
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 DType = Literal["float32", "bfloat16"]
-Advantage = Literal["grpo", "dr_grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"]
+Advantage = Literal["grpo", "dr_grpo", "grpo_passk", "rloo"]
 
 
 class Run(Record):
@@ -372,15 +372,10 @@ class TrainConfig(Record):
                 f"rollout.sampling top_p={sampling.top_p}, top_k={sampling.top_k}: the sampler's distribution then "
                 "differs from the learner's; set top_p=1 and top_k=0, or set algorithm.mismatch"
             )
-        if self.rollout.samples_per_task == 1 and self.algorithm.advantage != "reinforce_plus_plus":
+        if self.rollout.samples_per_task == 1:
             raise ValueError(
                 f"rollout.samples_per_task=1 with algorithm.advantage={self.algorithm.advantage!r}: a group of one "
-                "has no advantage; draw at least 2 samples, or use 'reinforce_plus_plus'"
-            )
-        if self.algorithm.adaptive is not None and self.algorithm.advantage not in ("grpo", "dr_grpo", "rloo"):
-            raise ValueError(
-                f"algorithm.adaptive weights groups, which advantage={self.algorithm.advantage!r} does not use; "
-                "remove it or choose grpo, dr_grpo or rloo"
+                "has no advantage; draw at least 2 samples"
             )
         per_step = plan.trajectories // plan.mini_batches
         if plan.trajectories % plan.mini_batches or per_step % plan.ranks:
