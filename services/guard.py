@@ -1,0 +1,90 @@
+"""What every HTTP request passes before any route: token, body limit, request id, one log line."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+import uuid
+from collections.abc import Container
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.problems import problem
+
+log = logging.getLogger("ray.serve.reward")  # a child of the logger whose lines Serve keeps per replica
+
+
+class Guard:
+    """ASGI middleware. A request without the right bearer token is answered before its body is read.
+
+    token: None lets everyone in. open_paths: paths that need no token. Bytes of the body are counted as they arrive.
+    """
+
+    def __init__(self, app: ASGIApp, token: str | None, max_body_bytes: int, open_paths: Container[str]) -> None:
+        self.app = app
+        self.token = None if token is None else token.encode()
+        self.max_body_bytes = max_body_bytes
+        self.open_paths = open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, status, received = time.perf_counter(), 500, 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_body_bytes:
+                raise HTTPException(413, self._too_large())
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        refusal = self._refusal(scope, headers)
+        try:
+            if refusal is None:
+                await self.app(scope, counted, noted)
+            else:
+                await refusal(scope, receive, noted)
+        finally:
+            ms = (time.perf_counter() - started) * 1e3
+            log.info(
+                "%s %r status=%d bytes=%d ms=%.1f request_id=%s",
+                *(scope["method"], scope["path"][:100], status, received, ms, request_id),
+            )
+
+    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> ASGIApp | None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if self.token is not None and path not in self.open_paths and not self._admitted(headers):
+            detail = "send the service's token as 'Authorization: Bearer TOKEN'"
+            return problem(401, detail, {"WWW-Authenticate": "Bearer"})
+        declared = headers.get(b"content-length", b"0")
+        if not declared.isdigit():
+            return problem(400, "Content-Length is not a number")
+        return problem(413, self._too_large()) if int(declared) > self.max_body_bytes else None
+
+    def _admitted(self, headers: dict[bytes, bytes]) -> bool:
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        assert self.token is not None
+        return hmac.compare_digest(given.strip(), self.token) and scheme.lower() == b"bearer"
+
+    def _too_large(self) -> str:
+        return f"the body is larger than {self.max_body_bytes} bytes; send fewer items per request"
+
+
+def _request_id(headers: dict[bytes, bytes]) -> str:
+    """The caller's X-Request-ID if it is short and plain, else a new one: it goes into the log."""
+    given = headers.get(b"x-request-id", b"").decode("latin-1")
+    plain = given.isascii() and given.replace("-", "").replace("_", "").isalnum()
+    return given if plain and len(given) <= 64 else uuid.uuid4().hex

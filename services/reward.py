@@ -1,0 +1,95 @@
+"""The reward as a Ray Serve application with two doors.
+
+driver --deployment handle, one Arrow shard per call--> RewardService --> services.scoring
+anyone --HTTP, POST /v1/score-------------------------> services.api  ----^
+"""
+
+from __future__ import annotations
+
+import os
+
+import pyarrow as pa
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
+
+from schemas.service import ServiceOptions
+from services.api import build_api, probe
+from services.scoring import score_table
+
+APP_NAME = "reward"
+
+
+class RewardService:
+    """One replica. Stateless: any call may be repeated, on any replica."""
+
+    def __init__(self, options: ServiceOptions) -> None:
+        self._options = options
+        self._token = read_token(options)
+        probe(options.rules)
+
+    def score_table(self, rollouts: pa.Table) -> pa.Table:
+        """ROLLOUT rows in, SCORES rows out. Pass the table's ObjectRef as the argument: it is resolved here."""
+        return score_table(rollouts, self._options.rules)
+
+    def check_health(self) -> None:
+        """Called by Serve: a replica that cannot score is replaced."""
+        probe(self._options.rules)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_api(self._options, self._token)
+
+
+def read_token(options: ServiceOptions) -> str | None:
+    """The bearer token from the environment variable that `options.token_env` names."""
+    if options.token_env is None:
+        return None
+    if options.token_env not in os.environ:
+        raise RuntimeError(
+            f"environment variable {options.token_env} (reward.token_env) is not set in the replica's process: export "
+            "it before Ray starts on every node, or set it in the pod's environment"
+        )
+    return os.environ[options.token_env]
+
+
+def build_app(options: ServiceOptions) -> serve.Application:
+    """The Serve application: one deployment, which is also its HTTP ingress."""
+    deployment = serve.deployment(
+        serve.ingress()(RewardService),
+        name="RewardService",
+        num_replicas=options.replicas,
+        ray_actor_options={"num_cpus": options.cpus_per_replica},
+        max_ongoing_requests=32,
+        max_queued_requests=1024,  # beyond it callers are told to come back (503) and memory stays bounded
+        max_constructor_retry_count=2,
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_wait_loop_s=0.2,
+    )
+    return deployment.bind(options)
+
+
+def deploy(options: ServiceOptions) -> DeploymentHandle:
+    """Starts the service on the running Ray cluster and waits until it can score. Returns the driver's door.
+
+    With `options.port` None no HTTP proxy is started. HTTP options belong to the whole cluster: the first call decides.
+    """
+    if options.port is None:
+        serve.start(proxy_location=ProxyLocation.Disabled)
+    else:
+        http = HTTPOptions(host=options.host, port=options.port, request_timeout_s=options.request_timeout_s)
+        serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http)
+    return serve.run(
+        build_app(options),
+        name=APP_NAME,
+        route_prefix=None if options.port is None else "/",
+        logging_config=LoggingConfig(enable_access_log=False),
+    )
+
+
+def shutdown() -> None:
+    """Stops Serve and everything deployed on it."""
+    serve.shutdown()
