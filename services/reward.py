@@ -7,6 +7,7 @@ anyone --HTTP, POST /v1/score-------------------------> services.api  ----^
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pyarrow as pa
 from fastapi import FastAPI
@@ -56,8 +57,7 @@ def read_token(options: ServiceOptions) -> str | None:
 
 def build_app(options: ServiceOptions) -> serve.Application:
     """The Serve application: one deployment, which is also its HTTP ingress."""
-    deployment = serve.deployment(
-        serve.ingress()(RewardService),
+    deployed = serve.deployment(
         name="RewardService",
         num_replicas=options.replicas,
         ray_actor_options={"num_cpus": options.cpus_per_replica},
@@ -69,10 +69,10 @@ def build_app(options: ServiceOptions) -> serve.Application:
         graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=0.2,
     )
-    return deployment.bind(options)
+    return deployed(serve.ingress()(RewardService)).bind(options)
 
 
-def deploy(options: ServiceOptions) -> DeploymentHandle:
+def deploy(options: ServiceOptions) -> DeploymentHandle[Any]:
     """Starts the service on the running Ray cluster and waits until it can score. Returns the driver's door.
 
     With `options.port` None no HTTP proxy is started. HTTP options belong to the whole cluster: the first call decides.

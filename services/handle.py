@@ -1,0 +1,76 @@
+"""The driver's door to the reward: Arrow shards through the Serve deployment handle.
+
+    rollout shard (a reference) --start--> replica --result--> SCORES table
+
+Scoring is idempotent, so a call that was lost with its replica is sent again. Errors of the reward itself are raised at
+once, as they came.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import pyarrow as pa
+from ray import ObjectRef
+from ray.exceptions import GetTimeoutError, RayActorError
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
+
+from services.retry import Retry, RewardServiceError
+
+RETRIED = (RayActorError, GetTimeoutError, TimeoutError, BackPressureError)
+
+
+class PendingScores:
+    """Scores of one shard on their way."""
+
+    def __init__(self, client: HandleClient, shard: ObjectRef[pa.Table]) -> None:
+        self._client = client
+        self._shard = shard
+        self._response = client.send(shard)
+
+    def result(self) -> pa.Table:
+        """The SCORES table. A call lost with its replica, or not answered in time, is sent again."""
+        failure: BaseException | None = None
+        for attempt in self._client.retry.rounds(self._client.sleep):
+            if attempt:
+                self._response = self._client.send(self._shard)
+            try:
+                return self._response.result(timeout_s=self._client.timeout_s)
+            except RETRIED as error:
+                failure = error
+        raise RewardServiceError(
+            f"a shard was not scored in {self._client.retry.attempts} attempts of {self._client.timeout_s} s: {failure}"
+        ) from failure
+
+
+class HandleClient:
+    """Scores Arrow shards, one call per shard; the driver sends references only. timeout_s bounds each attempt."""
+
+    def __init__(
+        self,
+        handle: DeploymentHandle[Any],
+        *,
+        timeout_s: float = 60.0,
+        retry: Retry = Retry(),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._handle = handle
+        self.timeout_s = timeout_s
+        self.retry = retry
+        self.sleep = sleep
+
+    def send(self, shard: ObjectRef[pa.Table]) -> DeploymentResponse[pa.Table]:
+        """Sends one shard without waiting. The reference is resolved in the replica."""
+        return cast("DeploymentResponse[pa.Table]", self._handle.score_table.remote(shard))
+
+    def start(self, shard: ObjectRef[pa.Table]) -> PendingScores:
+        """Starts scoring a shard; `result` of what comes back waits for it."""
+        return PendingScores(self, shard)
+
+    def score(self, shards: Sequence[ObjectRef[pa.Table]]) -> list[pa.Table]:
+        """Scores all shards at the same time; tables in the order of the shards."""
+        pending = [self.start(shard) for shard in shards]
+        return [one.result() for one in pending]
