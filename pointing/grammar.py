@@ -16,11 +16,12 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import SupportsInt, cast
+from typing import NamedTuple, SupportsInt, cast
 
 from pointing.geometry import Box, Point
 
-TOOL_CALL_OPEN, TOOL_CALL_CLOSE = "<tool_call>", "</tool_call>"
+TOOL_CALL_OPEN = "<tool_call>"
+ANSWER_OPEN = "<answer>"
 CAPTION_OPEN, CAPTION_CLOSE = "<|caption_start|>", "<|caption_end|>"
 
 # Possessive quantifiers (*+, ++) never go back, so an attempt costs what it reads, and no two attempts read the same
@@ -33,9 +34,8 @@ _CALL_END = re.compile(r"\}\s*+</tool_call>")
 _decode_json = json.JSONDecoder().decode
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call of draw_ray that counts. Coordinates are in the frame in which the reply was written.
+class ToolCall(NamedTuple):
+    """A call of draw_ray that counts: the segment of the ray, in the frame in which the reply was written.
 
     >>> parse('<tool_call>{"name": "draw_ray", "start": [1, 2], "end": [3, 4], "color": "red"}</tool_call>').tool_calls
     (ToolCall(start=(1.0, 2.0), end=(3.0, 4.0)),)
@@ -71,18 +71,13 @@ class Reply:
 def parse(reply: str, *, strict: bool = False) -> Reply:
     """Reads a reply. With `strict`, only tool calls whose four coordinates are JSON integers count."""
     calls, tail = _tool_calls(reply, strict)
-    boxes: list[Box] = []
-    tail_from = 0
-    for match in _BOX.finditer(reply):
-        if match.start() < tail:
-            tail_from += 1
-        x1, y1, x2, y2 = match.groups()
-        boxes.append((float(x1), float(y1), float(x2), float(y2)))
-    points: list[Point] = []
-    for match in _POINT.finditer(reply):
-        x, y = match.groups()
-        points.append((float(x), float(y)))
-    return Reply(tuple(boxes), tuple(boxes[tail_from:]), tuple(points), _captions(reply), calls)
+    before, after = _boxes(reply, 0, tail), _boxes(reply, tail, len(reply))  # no box can cross a closing tag
+    points = tuple([(float(x), float(y)) for x, y in _POINT.findall(reply)])
+    return Reply((*before, *after), after, points, _captions(reply), calls)
+
+
+def _boxes(reply: str, start: int, end: int) -> tuple[Box, ...]:
+    return tuple([(float(x1), float(y1), float(x2), float(y2)) for x1, y1, x2, y2 in _BOX.findall(reply, start, end)])
 
 
 def _tool_calls(reply: str, strict: bool) -> tuple[tuple[ToolCall | None, ...], int]:

@@ -1,0 +1,152 @@
+"""The geometric reward of a reply, as published, with every weight and clamp configurable.
+
+    reply --grammar--> boxes, points, captions, calls --frame--> original pixels --> terms --> base --> reward
+
+    base   = clamp(hand_iou + ray_cos + kpt_score + 5 obj_iou + 2 stage2_format, 0, 10)
+    reward = clamp(base / max(1, tool calls) / boxes after the last call, 0, 10)    a tenth of base without such a box
+    reward = clamp(10 - 2.5 for each kind of mark in the reply, 0, negative_max)    for a negative task
+
+Where the ground truth lacks a part, its term is 0. It differs from the published code in three ways, each on purpose: a
+term that is not finite is 0 (there, NaN counts as 1), so a number too large to compute with earns nothing; digits are
+ASCII only; nothing raises. Numbers are read as float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from pointing import geometry
+from pointing.coordinates import Frame
+from pointing.geometry import Segment, clamp
+from pointing.grammar import Reply, parse
+from pointing.parts import RawTruth, Truth, predict, read_truth
+from schemas.scoring import RewardRules
+
+PUBLISHED = RewardRules()
+_IDENTITY = Frame.identity()
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A reward and the terms it is made of. Positives have all terms but `neg`, negatives have `neg` alone.
+
+    >>> score("<answer>a cup <|box_start|>[0, 0, 10, 20]<|box_end|></answer>", {"obj_bbox": [0, 0, 10, 10]}).obj_iou
+    0.5
+    """
+
+    reward: float
+    hand_iou: float | None = None
+    ray_cos: float | None = None
+    kpt_score: float | None = None
+    obj_iou: float | None = None
+    stage2_format: float | None = None
+    tool_count: float | None = None
+    obj_box_count: float | None = None
+    tool_penalty: float | None = None
+    bbox_penalty: float | None = None
+    base_score: float | None = None
+    neg: float | None = None
+
+    def terms(self) -> dict[str, float]:
+        """The terms that apply, by name, without the reward."""
+        if self.neg is not None:
+            return {"neg": self.neg}
+        values = {name: getattr(self, name) for name in _POSITIVE_TERMS}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+_POSITIVE_TERMS = tuple(name for name in Score.__dataclass_fields__ if name not in ("reward", "neg"))
+
+
+def score(
+    reply: str,
+    truth: RawTruth,
+    frame: Frame = _IDENTITY,
+    rules: RewardRules = PUBLISHED,
+) -> Score:
+    """Scores a reply written in `frame` against ground truth in original pixels.
+
+    See `read_truth` for what `truth` may be, and which of it is a negative. Never raises.
+    """
+    known = read_truth(truth)
+    said = parse(reply)
+    if known is None:
+        return _score_negative(said, rules)
+    return _score_positive(said, known, frame, rules)
+
+
+def compute_score(reward_inputs: Sequence[Mapping[str, Any]], **kwargs: Any) -> list[dict[str, float]]:
+    """The published reward function: one dictionary out for each in, in order; coordinates in original pixels.
+
+    In: `response`, and `ground_truth` (see `score`). Out: `overall` and `reward`, and a positive's terms or `neg`.
+    Keyword arguments override fields of RewardRules and are checked by it: `compute_score(inputs, negative_max=10)`.
+    No content of `reward_inputs` raises: a response that is not a string counts as empty, an item that is not a
+    dictionary as an empty reply to an empty positive.
+    """
+    rules = RewardRules(**kwargs) if kwargs else PUBLISHED
+    return [_published_item(item, rules) for item in reward_inputs]
+
+
+def _published_item(item: object, rules: RewardRules) -> dict[str, float]:
+    content = cast("Mapping[str, Any]", item) if isinstance(item, Mapping) else {"ground_truth": {}}
+    response = content.get("response")
+    result = score(response if isinstance(response, str) else "", content.get("ground_truth"), _IDENTITY, rules)
+    out = {"overall": result.reward, "reward": result.reward, **result.terms()}
+    if result.stage2_format is not None:
+        out["format"] = result.stage2_format
+    return out
+
+
+def _score_negative(said: Reply, rules: RewardRules) -> Score:
+    marks = bool(said.rays) + bool(said.boxes) + bool(said.points) + bool(said.captions)
+    neg = clamp(rules.maximum - rules.negative_penalty * marks, 0.0, rules.negative_max)
+    return Score(neg, neg=neg)
+
+
+def _score_positive(said: Reply, truth: Truth, frame: Frame, rules: RewardRules) -> Score:
+    found = predict(said, frame)
+    hand_iou = geometry.iou(found.hand, truth.hand) if found.hand and truth.hand else 0.0
+    obj_iou = geometry.iou(found.target, truth.target) if found.target and truth.target else 0.0
+    ray_cos = _ray_cos(found.ray, truth.ray) if found.ray and truth.ray else 0.0
+    kpt_score = _kpt_score(found.keypoints, truth) if found.keypoints else 0.0
+    calls, boxes = len(said.rays), len(said.tail_boxes)
+    shares = (rules.box_share if boxes else 0.0) + (rules.caption_share if said.captions else 0.0)
+    stage2_format = clamp(shares, 0.0, 1.0)
+    total = (
+        rules.hand_iou * hand_iou
+        + rules.ray_cos * ray_cos
+        + rules.kpt_score * kpt_score
+        + rules.obj_iou * obj_iou
+        + rules.stage2_format * stage2_format
+    )
+    base = clamp(total, 0.0, rules.maximum)
+    tool_penalty = 1.0 / calls if calls else 1.0
+    bbox_penalty = 1.0 / boxes if boxes else rules.no_box_penalty
+    return Score(
+        clamp(base * tool_penalty * bbox_penalty, 0.0, rules.maximum),
+        hand_iou,
+        ray_cos,
+        kpt_score,
+        obj_iou,
+        stage2_format,
+        float(calls),
+        float(boxes),
+        tool_penalty,
+        bbox_penalty,
+        base,
+    )
+
+
+def _ray_cos(found: Segment, true: Segment) -> float:
+    between = geometry.angle(found, true)
+    return 0.0 if between is None else clamp(1.0 - between / math.pi, 0.0, 1.0)
+
+
+def _kpt_score(found: Segment, truth: Truth) -> float:
+    if truth.keypoints is None:
+        return 0.0
+    mean = (geometry.distance(found[0], truth.keypoints[0]) + geometry.distance(found[1], truth.keypoints[1])) / 2.0
+    return clamp(1.0 - mean / truth.scale, 0.0, 1.0)
