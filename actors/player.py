@@ -15,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-from PIL.Image import Image
 
 from actors.engine import Completion, Engine, Request
-from pointing.coordinates import Frame, Size, fit_to_grid
-from pointing.drawing import digest, encode_png, open_image, resize
+from pointing.coordinates import Frame, Size
+from pointing.drawing import open_image
 from pointing.episode import Ended, Episode
 from pointing.prompts import instruction
-from policy.conversation import ImageRef, Ledger
+from policy.conversation import Ledger
 from policy.info import ModelInfo
+from policy.seen import Seen, encode, see
 from policy.turns import ChatFormat
 from schemas import batch
 from schemas.config import Data, Rollout, Sampling
@@ -55,15 +55,6 @@ class Shard:
     images: pa.Table
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """An image as the model sees it, and its lossless bytes."""
-
-    image: Image
-    png: bytes
-    ref: ImageRef
-
-
 @dataclass(slots=True)
 class _Play:
     """One sample in play. The only mutable state here; it becomes a frozen Trajectory."""
@@ -74,7 +65,7 @@ class _Play:
     frame: Frame
     episode: Episode
     ledger: Ledger
-    images: list[_Seen]
+    images: list[Seen]
     request_id: str
 
 
@@ -118,10 +109,11 @@ class Player:
 
     def _begin(self, order: Order, number: int, task: Task, groups: dict[str, _Group]) -> list[_Play]:
         originals = [open_image(path) for path in task.images]
-        seen = [self._see(image) for image in originals]
+        family, data = self._model.family, self._data
+        seen = [see(image, family, data.min_pixels, data.max_pixels) for image in originals]
         original = Size(*originals[0].size)
-        frame = Frame(self._model.family.frame_kind, original, Size(*seen[0].image.size))
-        text = instruction(task.question, self._data.prompt_style == "detailed", self._model.family.frame_kind)
+        frame = Frame(family.frame_kind, original, Size(*seen[0].image.size))
+        text = instruction(task.question, data.prompt_style == "detailed", family.frame_kind)
         prompt_ids = self._chat.prompt_ids(text, len(seen))
         group_id = f"{order.name}/{number}/{task.task_id}"
         groups[group_id] = _Group(task, frame, order.samples, images={s.ref.digest: s.png for s in seen})
@@ -138,17 +130,6 @@ class Player:
             )
             for sample in range(order.samples)
         ]
-
-    def _see(self, original: Image) -> _Seen:
-        """Puts an image on the model's grid, once; processors then have nothing left to resize."""
-        size = fit_to_grid(Size(*original.size), self._model.family.grid, self._data.min_pixels, self._data.max_pixels)
-        return self._encode(resize(original, size))
-
-    def _encode(self, image: Image) -> _Seen:
-        png = encode_png(image)
-        grid = (1, image.height // self._model.family.patch, image.width // self._model.family.patch)
-        tokens = grid[1] * grid[2] // self._model.family.merge**2
-        return _Seen(image, png, ImageRef(digest(png), grid, tokens))
 
     def _room(self, play: _Play) -> int:
         """Tokens that the next turn may have."""
@@ -187,7 +168,7 @@ class Player:
         outcome = play.episode.step(text)
         if isinstance(outcome, Ended):
             return _finish(play, outcome.reason, groups[play.group_id], order.kind)
-        seen = [] if outcome.image is None else [self._encode(outcome.image)]
+        seen = [] if outcome.image is None else [encode(outcome.image, self._model.family)]
         closed = turn.token_ids[-1] == self._chat.end_id
         ids = self._chat.observation_ids(outcome.text, with_image=bool(seen), closed=closed)
         play.ledger.append_observation(ids, [s.ref for s in seen])

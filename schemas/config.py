@@ -263,6 +263,15 @@ class Resources(Record):
     call_timeout_s: PositiveFloat = 1800.0
     collective_timeout_s: PositiveFloat = 120.0
 
+    @property
+    def total_cpus(self) -> float:
+        """Logical CPUs that all roles reserve together."""
+        return (
+            self.rollout_engines * self.cpus_per_engine
+            + self.learner_ranks * self.cpus_per_learner
+            + self.reference_replicas * self.cpus_per_reference
+        )
+
     @model_validator(mode="after")
     def _transfer_fits(self) -> Resources:
         if self.weight_transfer == "nccl" and not (self.gpus_per_engine and self.gpus_per_learner):

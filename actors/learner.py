@@ -1,0 +1,80 @@
+"""A learner rank: the FSDP2 policy behind explicit calls.
+
+address -> start (process group, model, checkpoint) -> update* -> local_shards / save / export
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+import torch.distributed as dist
+from policy.learner import PolicyLearner, UpdateReport
+
+from schemas import batch
+from schemas.config import TrainConfig
+
+
+class LearnerActor:
+    """Rank `rank` of `world`; every method is called on all ranks at once, with the same arguments."""
+
+    def __init__(self, rank: int, world: int, config: TrainConfig, total_steps: int) -> None:
+        self._rank, self._world = rank, world
+        self._config = config
+        self._total_steps = total_steps
+        torch.set_num_threads(config.resources.threads)
+
+    def address(self) -> tuple[str, int]:
+        """A host and a free port for the process group; asked of rank 0."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def start(self, host: str, port: int, checkpoint: str | None) -> dict[str, Any]:
+        """Joins the process group and builds the model; returns the extra state of the checkpoint, {} without one."""
+        on_gpu = torch.cuda.is_available() and self._config.resources.gpus_per_learner > 0
+        # torch.distributed's own rendezvous variables, for libraries that read them.
+        os.environ.update(RANK=str(self._rank), WORLD_SIZE=str(self._world), LOCAL_RANK="0")
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            init_method=f"tcp://{host}:{port}",
+            rank=self._rank,
+            world_size=self._world,
+            timeout=datetime.timedelta(seconds=self._config.resources.collective_timeout_s),
+        )
+        self._learner = PolicyLearner(
+            self._config.model,
+            self._config.learner,
+            self._config.algorithm,
+            total_steps=self._total_steps,
+            temperature=self._config.rollout.sampling.temperature,
+            seed=self._config.run.seed,
+        )
+        return self._learner.load(checkpoint) if checkpoint else {}
+
+    def update(self, training: pa.Table, kl_coefficient: float, *images: pa.Table) -> UpdateReport:
+        """Trains on the rows of this rank; `images` are the image tables of all shards of the batch."""
+        batch.check(training, batch.TRAINING, f"learner rank {self._rank}")
+        return self._learner.update(training, images, kl_coefficient)
+
+    def local_shards(self) -> dict[str, np.ndarray]:
+        """This rank's rows of every parameter, for the engines to join."""
+        return self._learner.local_shards()
+
+    def save(self, folder: str, extra: dict[str, Any]) -> None:
+        """Writes a checkpoint; complete on disk when it returns."""
+        self._learner.save(folder, extra)
+
+    def export(self, folder: str) -> None:
+        """Writes the model as a Hugging Face checkpoint (rank 0 writes)."""
+        self._learner.export(folder)
+
+    def close(self) -> None:
+        """Leaves the process group."""
+        dist.destroy_process_group()

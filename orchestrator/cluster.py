@@ -1,0 +1,107 @@
+"""Connects to Ray and starts the roles; the loop then talks to them only.
+
+rollout engines --shards--> reward service
+      ^                \\--> reference replicas
+      '--weights-- learner ranks
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from orchestrator.clock import timed
+from orchestrator.roles import LearnerRole, NoReference, ReferenceRole, RewardRole, RolloutRole, Scoring, ShardRef
+from schemas.config import Resources, TrainConfig
+from services.reward import shutdown as shutdown_reward
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A finished shard with what is being computed of it."""
+
+    shard: ShardRef
+    scores: Scoring
+    reference: Any | None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The tables of a step, without images: those stay references."""
+
+    rollouts: list[pa.Table]
+    scores: list[pa.Table]
+    reference: list[pa.Table] | None
+    images: list[Any]
+
+
+def connect(resources: Resources) -> None:
+    """Joins the cluster that RAY_ADDRESS or a submitted job names; starts a local one otherwise.
+
+    A local cluster gets as many logical CPUs as the roles reserve: they take turns on the cores there are.
+    """
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level="ERROR")
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    ray.init(
+        num_cpus=max(os.cpu_count() or 1, int(resources.total_cpus) + 2),
+        object_store_memory=resources.object_store_bytes,
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.threads), "OMP_WAIT_POLICY": "PASSIVE"}},
+    )
+
+
+class Cluster:
+    """Every role of one run, started side by side."""
+
+    def __init__(self, config: TrainConfig, total_steps: int) -> None:
+        self._timeout_s = config.resources.call_timeout_s
+        self.learner = LearnerRole(config, total_steps)
+        self.rollout = RolloutRole(config)
+        self.reference = ReferenceRole(config) if config.uses_reference else NoReference()
+        self.reward = RewardRole(config)
+
+    def start(self, checkpoint: str | None, version: int) -> dict[str, Any]:
+        """Waits for all roles and publishes the weights as `version`; returns the checkpoint's extra state."""
+        extra = self.learner.start(checkpoint)
+        self.reference.ready()
+        self.publish_weights(version)
+        return extra
+
+    @timed("wait")
+    def collect(self, pending: Sequence[Pending]) -> Collected:
+        """Waits for what is still being computed and fetches the tables, in the order of trajectory ids.
+
+        "wait" is thus what reward and reference cost beyond the rollouts they overlap.
+        """
+        rollouts: list[pa.Table] = ray.get([p.shard.rollout for p in pending], timeout=self._timeout_s)
+        scores = [p.scores.result(timeout_s=self._timeout_s) for p in pending]
+        references = [p.reference for p in pending if p.reference is not None]
+        reference: list[pa.Table] | None = ray.get(references, timeout=self._timeout_s) if references else None
+        order = sorted(range(len(pending)), key=lambda i: str(rollouts[i].column("trajectory_id")[0].as_py()))
+        return Collected(
+            rollouts=[rollouts[i] for i in order],
+            scores=scores,
+            reference=reference,
+            images=[pending[i].shard.images for i in order],
+        )
+
+    @timed("publish")
+    def publish_weights(self, version: int) -> None:
+        """The learner's weights, in every engine, as `version`."""
+        self.rollout.load_weights(version, self.learner.local_shards())
+
+    def shutdown(self) -> None:
+        """Stops the roles and leaves Ray."""
+        shutdown_reward()
+        ray.shutdown()

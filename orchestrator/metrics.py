@@ -1,0 +1,150 @@
+"""One line of numbers per step: JSONL for machines, TensorBoard for charts, Rich or plain lines for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from orchestrator.assemble import Assembled
+from schemas.batch import SCORE_TERMS
+
+
+def batch_numbers(assembled: Assembled) -> dict[str, float]:
+    """Numbers of one step's batch: rewards and their terms, lengths, endings, spread and adaptive weights."""
+    scored = assembled.scored
+    rewards = np.asarray(scored.column("reward"))
+    lengths = np.asarray([sum(turns) for turns in scored.column("turn_lengths").to_pylist()])
+    spread = [np.std(rewards[rows]) for rows in _rows_by_group(scored).values()]
+    numbers = {
+        "reward/mean": float(rewards.mean()),
+        "reward/std": float(rewards.std()),
+        "reward/group_std": float(np.mean(spread)),
+        "reward/groups_without_spread": float(np.mean([s == 0 for s in spread])),
+        "reply/tokens": float(lengths.mean()),
+        "reply/turns": float(np.mean([len(turns) for turns in scored.column("turn_lengths").to_pylist()])),
+        "reply/trained_tokens": float(lengths.sum()),
+        "adaptive/weight_mean": float(assembled.weights.mean()),
+        "adaptive/weight_max": float(assembled.weights.max()),
+    }
+    if assembled.adaptive.g is not None:
+        numbers["adaptive/g"] = assembled.adaptive.g
+    for term in SCORE_TERMS:
+        mean = pc.mean(scored.column(term)).as_py()
+        if mean is not None:
+            numbers[f"reward/{term}"] = float(mean)
+    endings = scored.column("ended_by").to_pylist()
+    for ending in ("answer", "turn_limit", "token_limit", "length_limit"):
+        numbers[f"ended/{ending}"] = endings.count(ending) / len(endings)
+    return numbers
+
+
+def _rows_by_group(table: pa.Table) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for row, name in enumerate(table.column("group_id").to_pylist()):
+        groups.setdefault(str(name), []).append(row)
+    return groups
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl and TensorBoard; a resumed run continues both."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        """One record: `kind` is "train" or "validation". A number that is not finite is written as null."""
+        record: dict[str, Any] = {"kind": kind, "step": step, "time": round(time.time(), 3)}
+        record |= {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for key, value in numbers.items():
+            self._board.add_scalar(f"{kind}/{key}", value, step)
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._board.close()
+
+
+class Screen(Protocol):
+    """What a person watches."""
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Shows one finished step."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Shows a line."""
+        ...
+
+    def close(self) -> None:
+        """Ends the display."""
+        ...
+
+
+def screen(total: int, done: int) -> Screen:
+    """A live bar on a terminal, plain lines elsewhere."""
+    return LiveScreen(total, done) if sys.stdout.isatty() else PlainScreen(total, done)
+
+
+def _summary(numbers: Mapping[str, float]) -> str:
+    rate = numbers["reply/trained_tokens"] / numbers["time/step"]
+    objects = numbers.get("reward/obj_iou", math.nan)
+    return f"reward {numbers['reward/mean']:5.2f}  mIoU {objects:.3f}  {rate:6.0f} tok/s"
+
+
+class LiveScreen:
+    """A Rich progress bar."""
+
+    def __init__(self, total: int, done: int) -> None:
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"))
+        self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console())
+        self._task = self._bar.add_task("train", total=total, completed=done, text="starting")
+        self._bar.start()
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Moves the bar."""
+        self._bar.update(self._task, completed=step + 1, text=_summary(numbers))
+
+    def say(self, text: str) -> None:
+        """Prints above the bar."""
+        self._bar.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.stop()
+
+
+class PlainScreen:
+    """One line per step, for logs."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._total = total
+        self._first = done
+        self._started = time.monotonic()
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Prints the step with the time left, judged by the steps so far."""
+        each = (time.monotonic() - self._started) / (step + 1 - self._first)
+        left = each * (self._total - step - 1)
+        print(f"step {step + 1:4d}/{self._total}  {_summary(numbers)}  {left / 60:4.1f} min left", flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints the line."""
+        print(text, flush=True)
+
+    def close(self) -> None:
+        """Nothing to end."""

@@ -1,0 +1,222 @@
+"""The driver's side of each role: what to call, what comes back, bounded in time.
+
+    RolloutRole.generate -> Shard refs, as each finishes
+    RewardRole.score, ReferenceRole.logprobs -> something to wait for, per shard
+    LearnerRole.update / local_shards / save / export
+
+The driver moves references. It reads every column but images.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray
+from policy.learner import UpdateReport
+
+from actors.group import ActorGroup, GroupError, Share
+from actors.learner import LearnerActor
+from actors.player import Order
+from actors.reference import ReferenceActor
+from actors.rollout import RolloutActor
+from orchestrator.clock import timed
+from schemas.config import TrainConfig
+from services.reward import deploy
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRef:
+    """References to a finished shard: its rollout table and its images."""
+
+    rollout: Any
+    images: Any
+
+
+class RolloutRole:
+    """All rollout engines."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        resources = config.resources
+        self._shards = config.rollout.shards_per_engine
+        self._timeout_s = resources.call_timeout_s
+        self.group = ActorGroup.spawn(
+            "rollout",
+            RolloutActor,
+            resources.rollout_engines,
+            Share(resources.cpus_per_engine, resources.gpus_per_engine, resources.threads),
+            strategy=resources.placement,
+            arguments=lambda rank: (config.model, config.data, config.rollout, config.run.seed + rank),
+            start_timeout_s=resources.start_timeout_s,
+            call_timeout_s=resources.call_timeout_s,
+        )
+
+    @timed("rollout")
+    def generate(self, order: Order, version: int) -> Iterator[ShardRef]:
+        """Deals the order's tasks to the engines and yields shards as they finish, in any order.
+
+        Raises GroupError when an engine fails or nothing finishes in time.
+        """
+        engines = self.group.actors
+        parts = [part for part in _deal(order, len(engines), self._shards) if part.tasks]
+        method = "generate"
+        streams: list[Any] = [
+            getattr(engine, method).options(num_returns="streaming").remote(part, version)
+            for engine, part in zip(engines, parts, strict=False)
+        ]
+        owner = {id(stream): rank for rank, stream in enumerate(streams)}
+        deadline = time.monotonic() + self._timeout_s
+        while streams:
+            ready, _ = ray.wait(streams, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                late = [owner[id(stream)] for stream in streams]
+                raise GroupError(f"rollout: generate gave nothing for {self._timeout_s:.0f} s from engine(s) {late}")
+            stream: Any = ready[0]
+            try:
+                rollout = next(stream)
+                images = next(stream)
+            except StopIteration:
+                streams.remove(stream)
+                continue
+            _raise_if_failed(rollout, owner[id(stream)])
+            deadline = time.monotonic() + self._timeout_s
+            yield ShardRef(rollout, images)
+
+    def load_weights(self, version: int, shards: Sequence[Any]) -> None:
+        """Every engine joins the ranks' local shards and takes them as `version`."""
+        self.group.call("load_weights", version, *shards)
+
+
+def _raise_if_failed(ref: Any, rank: int) -> None:
+    """A stream hands out its error as its last reference; it is raised here, with the engine's name."""
+    ready, _ = ray.wait([ref], timeout=0, fetch_local=False)
+    if ready:
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayError as error:
+            raise GroupError(f"rollout engine {rank}: generate failed: {error}") from error
+
+
+def _deal(order: Order, engines: int, shards: int) -> list[Order]:
+    """One order per engine, task counts differing by at most one."""
+    bounds = [round(i * len(order.tasks) / engines) for i in range(engines + 1)]
+    return [
+        Order(
+            name=f"{order.name}.{rank}",
+            tasks=order.tasks[bounds[rank] : bounds[rank + 1]],
+            samples=order.samples,
+            sampling=order.sampling,
+            kind=order.kind,
+            shards=shards,
+            seed=order.seed,
+        )
+        for rank in range(engines)
+    ]
+
+
+class Scoring(Protocol):
+    """A reward call under way."""
+
+    def result(self, *, timeout_s: float) -> pa.Table:
+        """The SCORES rows; raises when scoring failed."""
+        ...
+
+
+class RewardRole:
+    """The reward service, through its deployment handle: one call per shard."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._handle = deploy(config.reward)
+
+    def score(self, shard: ShardRef) -> Scoring:
+        """Starts scoring a shard; the table travels by reference."""
+        return self._handle.score_table.remote(shard.rollout)
+
+
+class ReferenceRole:
+    """Replicas of the reference model; shards go to them in turn."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        resources = config.resources
+        self._next = 0
+        self.group = ActorGroup.spawn(
+            "reference",
+            ReferenceActor,
+            resources.reference_replicas,
+            Share(resources.cpus_per_reference, resources.gpus_per_reference, resources.threads),
+            strategy=resources.placement,
+            arguments=lambda rank: (
+                config.model,
+                config.learner,
+                config.rollout.sampling.temperature,
+                resources.threads,
+            ),
+            start_timeout_s=resources.start_timeout_s,
+            call_timeout_s=resources.call_timeout_s,
+        )
+
+    def logprobs(self, shard: ShardRef) -> Any:
+        """Starts scoring a shard's tokens; returns a reference to REFERENCE rows."""
+        actor = self.group.actors[self._next % len(self.group)]
+        self._next += 1
+        return actor.logprobs.remote(shard.rollout, shard.images)
+
+    def ready(self) -> None:
+        """Returns when every replica has its model."""
+        self.group.call("ready")
+
+
+class NoReference:
+    """Stands where no reference model is needed."""
+
+    def logprobs(self, shard: ShardRef) -> None:
+        """Nothing to compute."""
+
+    def ready(self) -> None:
+        """Nothing to wait for."""
+
+
+class LearnerRole:
+    """All learner ranks; each call runs on every rank."""
+
+    def __init__(self, config: TrainConfig, total_steps: int) -> None:
+        resources = config.resources
+        self._start_timeout_s = resources.start_timeout_s
+        self.group = ActorGroup.spawn(
+            "learner",
+            LearnerActor,
+            resources.learner_ranks,
+            Share(resources.cpus_per_learner, resources.gpus_per_learner, resources.threads),
+            strategy=resources.placement,
+            arguments=lambda rank: (rank, resources.learner_ranks, config, total_steps),
+            start_timeout_s=resources.start_timeout_s,
+            call_timeout_s=resources.call_timeout_s,
+        )
+
+    def start(self, checkpoint: str | None) -> dict[str, Any]:
+        """Builds the sharded model, from a checkpoint if given; returns the checkpoint's extra state."""
+        first = self.group.actors[0]
+        host, port = ray.get(first.address.remote(), timeout=self._start_timeout_s)
+        return self.group.call("start", host, port, checkpoint, timeout_s=self._start_timeout_s)[0]
+
+    @timed("update")
+    def update(self, training: pa.Table, images: Sequence[Any], kl_coefficient: float) -> UpdateReport:
+        """One training step on the whole batch. The report is already summed over ranks."""
+        table = ray.put(training)
+        return self.group.call("update", table, kl_coefficient, *images)[0]
+
+    def local_shards(self) -> list[Any]:
+        """A reference to each rank's rows of the parameters, in order of rank."""
+        return [actor.local_shards.remote() for actor in self.group.actors]
+
+    @timed("checkpoint")
+    def save(self, folder: str, extra: dict[str, Any]) -> None:
+        """Writes a checkpoint from all ranks."""
+        self.group.call("save", folder, extra)
+
+    def export(self, folder: str) -> None:
+        """Writes the model as a Hugging Face checkpoint."""
+        self.group.call("export", folder)

@@ -1,0 +1,86 @@
+"""What happens around the loop: numbers, validation, checkpoints, pictures. The loop itself only calls it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from orchestrator.clock import CLOCK
+from orchestrator.cluster import Cluster
+from orchestrator.evaluate import Evaluation, evaluate, write_samples
+from orchestrator.folder import RunFolder, prune, write_atomically
+from orchestrator.metrics import MetricsLog, Screen
+from orchestrator.progress import Progress
+from orchestrator.report import plot_curves
+from schemas.config import TrainConfig
+from schemas.task import Task
+
+
+class Watch:
+    """Logs every step; validates, saves and draws when due."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        cluster: Cluster,
+        folder: RunFolder,
+        validation: Sequence[Task],
+        log: MetricsLog,
+        screen: Screen,
+    ) -> None:
+        self._config = config
+        self._cluster = cluster
+        self._folder = folder
+        self._validation = tuple(validation[: config.validation.limit])
+        self._log = log
+        self._screen = screen
+        self._saved_step: int | None = None
+        self.first: Evaluation | None = None
+        self.last: Evaluation | None = None
+
+    def before(self, progress: Progress) -> None:
+        """Validates the policy that training starts from."""
+        if self._config.validation.before and progress.position.step < progress.total_steps:
+            self.first = self._validate(progress)
+        CLOCK.lap()
+
+    def step(self, step: int, numbers: Mapping[str, float], progress: Progress) -> None:
+        """After a step: logs it, then validates and saves if due. Their time is not counted as a step's."""
+        self._log.write("train", step, numbers)
+        self._screen.step(step, numbers)
+        every = self._config.validation.every
+        done = progress.position.step
+        if every and done % every == 0 and done < progress.total_steps:
+            self._validate(progress)
+        if self._config.checkpoint.every and done % self._config.checkpoint.every == 0:
+            self._save(progress)
+        CLOCK.lap()
+
+    def after(self, progress: Progress) -> None:
+        """Validates and saves the final policy, exports it, and draws the curves."""
+        if self._config.validation.after and self._validation:
+            self.last = self._validate(progress)
+        if self._saved_step != progress.position.step:
+            self._save(progress)
+        self._cluster.learner.export(str(self._folder.export))
+        plot_curves(self._folder.metrics, self._folder.root / "curves.png")
+
+    def _validate(self, progress: Progress) -> Evaluation | None:
+        if not self._validation:
+            return None
+        step = progress.position.step
+        started = time.monotonic()
+        result = evaluate(self._cluster, self._validation, self._config.validation, version=step, step=step)
+        self._log.write("validation", step, result.numbers)
+        self._screen.say(f"validation at step {step} ({time.monotonic() - started:.0f} s): {result.headline()}")
+        write_samples(self._folder.root, step, result, self._config.trainer.samples_to_log)
+        progress.note_validation(result.reward)
+        return result
+
+    def _save(self, progress: Progress) -> None:
+        """Writes a checkpoint, then deletes those that are no longer kept."""
+        position, keep = progress.position, self._config.checkpoint
+        self._cluster.learner.save(str(self._folder.checkpoint(position.step)), position.to_json())
+        self._saved_step = position.step
+        prune(self._folder, keep.keep, position.best_step if keep.keep_best else None)
+        write_atomically(self._folder.root / "last.json", f'{{"step": {position.step}}}\n')
