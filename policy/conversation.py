@@ -2,8 +2,8 @@
 
     prompt (mask 0) -> sampled (mask 1, log-probabilities) -> observation (mask 0) -> sampled -> ...
 
-Token in, token out: ids are appended, never re-encoded, so the learner trains on exactly what the engine sampled. Two
-views of the same ids: the engine takes one placeholder per image and expands it itself; the learner needs them expanded.
+Token in, token out: ids are appended, never re-encoded, so the learner trains on exactly what the engine sampled. There
+are two views of the same ids: the engine takes one placeholder per image and expands it itself; the learner needs all.
 """
 
 from __future__ import annotations

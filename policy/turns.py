@@ -1,9 +1,9 @@
 """From text to ids and back: prompts, observations and supervised targets in the model's own chat template.
 
-    question, images --prompt_ids--> | turn sampled, stops at </tool_call> | --observation_ids--> | turn ends with <|im_end|> |
+    prompt_ids | turn, stops at </tool_call> | observation_ids | turn, ends with <|im_end|>
 
 An observation is the increment of the chat template rendered around a sentinel, so nothing of the template is repeated
-here and what was sampled is never encoded again. Supervised targets go through the same two methods and the same ledger.
+here and what was sampled is never encoded again. Supervised targets take the same methods and the same ledger.
 """
 
 from __future__ import annotations
