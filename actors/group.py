@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -115,7 +116,7 @@ class ActorGroup:
                 raise GroupError(f"{self.role}: {method} gave no answer within {limit:.0f} s from rank(s) {late}")
             try:
                 ray.get(done[0])
-            except ray.exceptions.RayError as error:
+            except RayError as error:
                 raise GroupError(f"{self.role} rank {list(refs).index(done[0])}: {method} failed: {error}") from error
         return ray.get(list(refs))
 

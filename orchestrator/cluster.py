@@ -7,6 +7,7 @@ rollout engines --shards--> reward service
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,35 +49,26 @@ def connect(resources: Resources) -> None:
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level="ERROR")
+        ray.init(logging_level=logging.ERROR)
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(
         num_cpus=max(os.cpu_count() or 1, int(resources.total_cpus) + 2),
         object_store_memory=resources.object_store_bytes,
         include_dashboard=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         log_to_driver=False,
         runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.threads), "OMP_WAIT_POLICY": "PASSIVE"}},
     )
 
 
-class Cluster:
-    """Every role of one run, started side by side."""
+class Players:
+    """Engines and the reward: enough to evaluate a model. Starts nothing else."""
 
-    def __init__(self, config: TrainConfig, total_steps: int) -> None:
+    def __init__(self, config: TrainConfig) -> None:
         self._timeout_s = config.resources.call_timeout_s
-        self.learner = LearnerRole(config, total_steps)
         self.rollout = RolloutRole(config)
-        self.reference = ReferenceRole(config) if config.uses_reference else NoReference()
         self.reward = RewardRole(config)
-
-    def start(self, checkpoint: str | None, version: int) -> dict[str, Any]:
-        """Waits for all roles and publishes the weights as `version`; returns the checkpoint's extra state."""
-        extra = self.learner.start(checkpoint)
-        self.reference.ready()
-        self.publish_weights(version)
-        return extra
 
     @timed("wait")
     def collect(self, pending: Sequence[Pending]) -> Collected:
@@ -96,12 +88,27 @@ class Cluster:
             images=[pending[i].shard.images for i in order],
         )
 
-    @timed("publish")
-    def publish_weights(self, version: int) -> None:
-        """The learner's weights, in every engine, as `version`."""
-        self.rollout.load_weights(version, self.learner.local_shards())
-
     def shutdown(self) -> None:
         """Stops the roles and leaves Ray."""
         shutdown_reward()
         ray.shutdown()
+
+
+class Cluster(Players):
+    """Every role of a training run, started side by side."""
+
+    def __init__(self, config: TrainConfig, total_steps: int) -> None:
+        self.learner = LearnerRole(config, total_steps)
+        self.reference = ReferenceRole(config) if config.uses_reference else NoReference()
+        super().__init__(config)
+
+    def start(self, checkpoint: str | None) -> dict[str, Any]:
+        """Waits for the roles that hold a model; returns the checkpoint's extra state, {} without one."""
+        extra = self.learner.start(checkpoint)
+        self.reference.ready()
+        return extra
+
+    @timed("publish")
+    def publish_weights(self, version: int) -> None:
+        """The learner's weights, in every engine, as `version`."""
+        self.rollout.load_weights(version, self.learner.local_shards())

@@ -1,8 +1,8 @@
 """Stage 2: the training loop.
 
-    tasks -> rollout engines -> shards -.-> reward service ----.
-                  ^                     '-> reference model ---+-> assemble -> learner
-                  '----------------- weights --------------------------------------'
+tasks -> rollout engines -> shards -.-> reward service ----.
+              ^                     '-> reference model ---+-> assemble -> learner
+              '----------------- weights --------------------------------------'
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ def train(config: TrainConfig, cluster: Cluster, progress: Progress, watch: Watc
     """Runs every step that is left. Synchronous: all turns of a batch are sampled by the policy it then updates."""
     watch.before(progress)
     for step in progress.steps():
-        order = Order(
-            f"{step:06d}", progress.next_tasks(), config.rollout.samples_per_task, config.rollout.sampling
-        )
+        order = Order(f"{step:06d}", progress.next_tasks(), config.rollout.samples_per_task, config.rollout.sampling)
         pending = [
             Pending(shard, cluster.reward.score(shard), cluster.reference.logprobs(shard))
             for shard in cluster.rollout.generate(order, version=step)

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
@@ -25,7 +24,8 @@ def batch_numbers(assembled: Assembled) -> dict[str, float]:
     """Numbers of one step's batch: rewards and their terms, lengths, endings, spread and adaptive weights."""
     scored = assembled.scored
     rewards = np.asarray(scored.column("reward"))
-    lengths = np.asarray([sum(turns) for turns in scored.column("turn_lengths").to_pylist()])
+    turns: list[list[int]] = [list(lengths) for lengths in scored.column("turn_lengths").to_pylist() if lengths]
+    lengths = np.asarray([sum(each) for each in turns])
     spread = [np.std(rewards[rows]) for rows in _rows_by_group(scored).values()]
     numbers = {
         "reward/mean": float(rewards.mean()),
@@ -33,7 +33,7 @@ def batch_numbers(assembled: Assembled) -> dict[str, float]:
         "reward/group_std": float(np.mean(spread)),
         "reward/groups_without_spread": float(np.mean([s == 0 for s in spread])),
         "reply/tokens": float(lengths.mean()),
-        "reply/turns": float(np.mean([len(turns) for turns in scored.column("turn_lengths").to_pylist()])),
+        "reply/turns": float(np.mean([len(each) for each in turns])),
         "reply/trained_tokens": float(lengths.sum()),
         "adaptive/weight_mean": float(assembled.weights.mean()),
         "adaptive/weight_max": float(assembled.weights.max()),
@@ -41,9 +41,9 @@ def batch_numbers(assembled: Assembled) -> dict[str, float]:
     if assembled.adaptive.g is not None:
         numbers["adaptive/g"] = assembled.adaptive.g
     for term in SCORE_TERMS:
-        mean = pc.mean(scored.column(term)).as_py()
-        if mean is not None:
-            numbers[f"reward/{term}"] = float(mean)
+        values = scored.column(term).drop_null()
+        if len(values):
+            numbers[f"reward/{term}"] = float(np.mean(np.asarray(values)))
     endings = scored.column("ended_by").to_pylist()
     for ending in ("answer", "turn_limit", "token_limit", "length_limit"):
         numbers[f"ended/{ending}"] = endings.count(ending) / len(endings)

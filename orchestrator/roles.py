@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import ray
 from policy.learner import UpdateReport
+from ray.exceptions import RayError
 
 from actors.group import ActorGroup, GroupError, Share
 from actors.learner import LearnerActor
@@ -96,7 +97,7 @@ def _raise_if_failed(ref: Any, rank: int) -> None:
     if ready:
         try:
             ray.get(ref)
-        except ray.exceptions.RayError as error:
+        except RayError as error:
             raise GroupError(f"rollout engine {rank}: generate failed: {error}") from error
 
 

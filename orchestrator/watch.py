@@ -52,7 +52,7 @@ class Watch:
         done = progress.position.step
         if every and done % every == 0 and done < progress.total_steps:
             self._validate(progress)
-        if self._config.checkpoint.every and done % self._config.checkpoint.every == 0:
+        if self._config.checkpoint.every and done % self._config.checkpoint.every == 0 and self._saved_step != done:
             self._save(progress)
         CLOCK.lap()
 
@@ -74,7 +74,8 @@ class Watch:
         self._log.write("validation", step, result.numbers)
         self._screen.say(f"validation at step {step} ({time.monotonic() - started:.0f} s): {result.headline()}")
         write_samples(self._folder.root, step, result, self._config.trainer.samples_to_log)
-        progress.note_validation(result.reward)
+        if progress.note_validation(result.reward) and self._config.checkpoint.keep_best and step:
+            self._save(progress)
         return result
 
     def _save(self, progress: Progress) -> None:

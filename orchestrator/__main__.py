@@ -1,0 +1,5 @@
+"""`python -m orchestrator ...` is `pointvg ...`: the form that `ray job submit` takes."""
+
+from orchestrator.cli import app
+
+app()

@@ -1,0 +1,71 @@
+"""Reads a split's tasks as the configuration asks, leaving out prompts that are too long for the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pointing.dataset import Dataset, DatasetOptions, read
+
+from pointing.coordinates import Size, fit_to_grid
+from pointing.drawing import image_size
+from pointing.prompts import instruction
+from policy.info import read_info, read_tokenizer
+from policy.turns import ChatFormat
+from schemas.config import Data, Model, SftConfig, TrainConfig
+from schemas.task import Task
+
+Split = Literal["train", "validation", "test"]
+
+
+def read_split(config: TrainConfig | SftConfig, split: Split) -> tuple[Task, ...]:
+    """The tasks of one split; () when no files are configured for it. Prints what was left out.
+
+    Raises DatasetError naming file, line, field and reason.
+    """
+    files = {"train": config.data.train_files, "validation": config.data.validation_files}.get(
+        split, config.data.test_files
+    )
+    if not files:
+        return ()
+    dataset = read_dataset(config.model, config.data, (files,) if isinstance(files, str) else files)
+    for rejection in dataset.rejected[:10]:
+        print(f"left out     {rejection.source}: {rejection.field}: {rejection.reason}")
+    if len(dataset.rejected) > 10:
+        print(f"left out     {len(dataset.rejected) - 10} more lines that cannot be used")
+    if dataset.overlong:
+        print(
+            f"left out     {dataset.overlong} tasks longer than data.max_prompt_tokens={config.data.max_prompt_tokens}"
+        )
+    if not dataset.tasks:
+        raise ValueError(f"data.{split}_files={files!r} holds no usable task")
+    return dataset.tasks
+
+
+def read_dataset(model: Model, data: Data, files: tuple[str, ...]) -> Dataset:
+    """Reads files with prompt lengths counted as the policy will see them."""
+    info = read_info(model.path)
+    chat = ChatFormat(read_tokenizer(model.path, trust_remote_code=model.trust_remote_code), data.system_prompt)
+
+    def prompt_length(task: Task) -> int:
+        text = instruction(task.question, data.prompt_style == "detailed", info.family.frame_kind)
+        tokens = len(chat.prompt_ids(text, len(task.images)))
+        for path in task.images:
+            width, height = image_size(Path(path))
+            seen = fit_to_grid(Size(width, height), info.family.grid, data.min_pixels, data.max_pixels)
+            tokens += (seen.width // info.family.grid) * (seen.height // info.family.grid) - 1
+        return tokens
+
+    return read(
+        DatasetOptions(
+            files=files,
+            prompt_key=data.prompt_key,
+            ground_truth_key=data.ground_truth_key,
+            images_key=data.image_key,
+            videos_key=data.video_key,
+            image_dir=data.image_dir,
+            on_error=data.on_error,
+            prompt_length=prompt_length,
+            max_prompt_length=data.max_prompt_tokens,
+        )
+    )
