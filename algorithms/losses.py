@@ -1,6 +1,6 @@
-"""Policy losses per token, the entropy bonus and the value loss.
+"""Policy losses per token.
 
-    ratio = exp(logprobs - proximal)          log_probs of the same tokens now, and before this batch's first update
+    ratio r = exp(logprobs - proximal)        log-probabilities of the sampled tokens: now, and before the update
 
 Every function takes [B, T] tensors with the mask of trained tokens and returns [B, T], 0 outside the mask;
 `reductions.aggregate` turns that into a scalar. What is logged comes back as sums, so that micro-batches and ranks add.
@@ -16,7 +16,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from algorithms.reductions import masked_sum, zero_unmasked
+from algorithms.reductions import masked_mean, masked_sum, zero_unmasked
 
 LOG_RATIO_LIMIT = 20.0  # |log ratio| is clamped to this before exp: exp(20) is 5e8, beyond it the gradient would be inf
 
@@ -134,6 +134,59 @@ def ppo_clip(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tenso
     return _result(loss, log_ratio, ratio, advantages, mask, options)
 
 
-LOSSES: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor, LossOptions], PolicyLoss]] = MappingProxyType(
-    {"ppo_clip": ppo_clip}
+def _sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    return masked_mean(log_ratio, mask, -1).unsqueeze(-1).expand_as(log_ratio)
+
+
+def gspo(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, options: LossOptions) -> PolicyLoss:
+    """The clipped loss with one ratio per sequence: exp(mean log ratio of its tokens) (GSPO, arXiv 2507.18071).
+
+    Every token of a row holds the row's loss; the paper's objective is that of denominator "sequence".
+    """
+    advantages = zero_unmasked(advantages, mask)
+    log_ratio = _log_ratio(logprobs, proximal, mask)
+    loss, ratio = _clipped_surrogate(_sequence_log_ratio(log_ratio, mask), advantages, options)
+    return _result(loss, log_ratio, ratio, advantages, mask, options)
+
+
+def gspo_token(
+    logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, options: LossOptions
+) -> PolicyLoss:
+    """GSPO's value with a gradient per token, so that advantages may differ within a row (arXiv 2507.18071, 4.3)."""
+    advantages = zero_unmasked(advantages, mask)
+    log_ratio = _log_ratio(logprobs, proximal, mask)
+    per_token = _sequence_log_ratio(log_ratio, mask).detach() + log_ratio - log_ratio.detach()
+    loss, ratio = _clipped_surrogate(per_token, advantages, options)
+    return _result(loss, log_ratio, ratio, advantages, mask, options)
+
+
+def cispo(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, options: LossOptions) -> PolicyLoss:
+    """REINFORCE weighted by the clipped ratio as a constant: -A sg(clip(r)) log pi (CISPO, arXiv 2506.13585).
+
+    No token loses its gradient. `clip_dual` is not read.
+    """
+    advantages = zero_unmasked(advantages, mask)
+    log_ratio = _log_ratio(logprobs, proximal, mask)
+    weight = log_ratio.detach().clamp(log1p(-options.clip_low), log1p(options.clip_high)).exp()
+    loss = -advantages * weight * zero_unmasked(logprobs, mask)
+    return _result(loss, log_ratio, _ratio(log_ratio), advantages, mask, options)
+
+
+def sapo(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, options: LossOptions) -> PolicyLoss:
+    """A smooth gate in place of the clip: -A (4 / tau) sigmoid(tau (r - 1)) (SAPO, arXiv 2511.20347).
+
+    tau is `tau_positive` where A >= 0 and `tau_negative` where A < 0. At r = 1 its gradient is that of -A r. No clip
+    bound is read (the clip statistics still count tokens beyond them).
+    """
+    advantages = zero_unmasked(advantages, mask)
+    log_ratio = _log_ratio(logprobs, proximal, mask)
+    ratio = _ratio(log_ratio)
+    tau = torch.full_like(ratio, options.tau_positive).masked_fill(advantages < 0, options.tau_negative)
+    loss = -advantages * (4.0 / tau) * torch.sigmoid(tau * (ratio - 1.0))
+    return _result(loss, log_ratio, ratio, advantages, mask, options)
+
+
+PolicyLossFunction = Callable[[Tensor, Tensor, Tensor, Tensor, LossOptions], PolicyLoss]
+LOSSES: Mapping[str, PolicyLossFunction] = MappingProxyType(
+    {"ppo_clip": ppo_clip, "gspo": gspo, "gspo_token": gspo_token, "cispo": cispo, "sapo": sapo}
 )

@@ -1,0 +1,123 @@
+"""Every estimator by name, and the combinations that are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from algorithms import advantages
+from algorithms.estimators import ESTIMATORS, LOSS_READS, EstimatorBatch, refuse
+from algorithms.losses import LOSSES, LossOptions
+from algorithms.token_advantages import token_rewards
+
+MASK = torch.tensor([[1, 1, 0, 1], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 1, 1]])
+SCORES = torch.tensor([1.0, 4.0, 2.0, 9.0], dtype=torch.float64)
+BATCH = EstimatorBatch(
+    SCORES,
+    torch.tensor([0, 0, 1, 1]),
+    MASK,
+    greedy_scores=torch.tensor([2.0, 2.0, 5.0, 5.0]),
+    values=torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double(),
+)
+
+
+@pytest.mark.parametrize("name", list(ESTIMATORS))
+def test_all_give_finite_advantages_on_trained_tokens_alone_for_batches_of_every_size(name: str) -> None:
+    for size in (1, 2, 4):
+        part = EstimatorBatch(
+            *(x[:size] for x in (BATCH.scores, BATCH.groups, BATCH.mask)),
+            penalty=torch.full((size, 4), 0.25),
+            greedy_scores=torch.zeros(size),
+            values=torch.zeros(size, 4),
+        )
+        got = ESTIMATORS[name](part).advantages
+        assert got.shape == (size, 4)
+        assert torch.isfinite(got).all()
+        assert (got[part.mask == 0] == 0).all()
+
+
+def test_a_penalty_lowers_the_scores_that_groups_compare() -> None:
+    penalty = torch.tensor([0.5, 0.0, 0.0, 1.0]).unsqueeze(-1).expand(4, 4)
+    batch = EstimatorBatch(SCORES, BATCH.groups, MASK, penalty=penalty)
+    assert batch.totals.tolist() == [1 - 1.5, 4.0, 2.0, 9.0 - 2.0]
+    got = ESTIMATORS["dr_grpo"](batch).advantages
+    assert got[0].tolist() == [-2.25, -2.25, 0.0, -2.25]
+    assert ESTIMATORS["rloo"](batch).advantages[3, 2].item() == 5.0
+
+
+def test_gae_whitens_advantages_and_leaves_returns_alone() -> None:
+    got = ESTIMATORS["gae"](BATCH)
+    trained = got.advantages[MASK.bool()]
+    assert trained.mean().item() == pytest.approx(0.0, abs=1e-12)
+    assert trained.std().item() == pytest.approx(1.0, rel=1e-6)
+    assert got.returns is not None
+    expected = token_rewards(SCORES, MASK).flip(-1).cumsum(-1).flip(-1) * MASK
+    assert torch.allclose(got.returns, expected, atol=1e-12)
+
+
+def test_missing_inputs_are_named() -> None:
+    bare = EstimatorBatch(SCORES, BATCH.groups, MASK)
+    with pytest.raises(ValueError, match="greedy_scores"):
+        ESTIMATORS["remax"](bare)
+    with pytest.raises(ValueError, match="needs values"):
+        ESTIMATORS["gae"](bare)
+    remax = ESTIMATORS["remax"](BATCH).advantages
+    assert remax[0].tolist() == [-1.0, -1.0, 0.0, -1.0]
+
+
+def test_sequence_estimators_are_registered_under_their_own_functions() -> None:
+    for name in ("grpo", "dr_grpo", "grpo_passk", "rloo"):
+        expected = getattr(advantages, name)(SCORES, BATCH.groups)
+        assert ESTIMATORS[name](BATCH).advantages.amax(-1).tolist() == expected.clamp(min=0).tolist()
+
+
+SOUND: dict[str, Any] = {"advantage": "grpo", "loss": "ppo_clip", "samples_per_task": 8}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"adaptive": True}, None),
+        ({"advantage": "gae", "samples_per_task": 1, "gamma_set": True, "lam_set": True}, None),
+        ({"advantage": "ppo"}, "unknown advantage 'ppo'; choose from grpo"),
+        ({"loss": "reinforce"}, "unknown loss 'reinforce'"),
+        ({"kl_loss": "kl"}, "unknown KL estimator 'kl'"),
+        ({"kl_loss": "k1"}, "expected gradient of 0"),
+        ({"kl_loss": "k3"}, None),
+        ({"advantage": "gae", "adaptive": True}, "not form by group"),
+        ({"advantage": "reinforce_plus_plus", "adaptive": True}, "not form by group"),
+        ({"advantage": "grpo_passk", "samples_per_task": 1}, "every advantage would be 0"),
+        ({"advantage": "remax", "samples_per_task": 1}, None),
+        ({"loss": "sapo", "loss_fields_set": {"clip_low"}}, "'sapo' does not read clip_low"),
+        ({"loss": "cispo", "loss_fields_set": {"clip_low", "clip_dual"}}, "'cispo' does not read clip_dual"),
+        ({"gamma_set": True}, "gamma has no effect"),
+        ({"advantage": "reinforce_plus_plus", "lam_set": True}, "lam has no effect"),
+    ],
+)
+def test_ineffective_combinations_are_refused_with_a_reason(change: dict[str, Any], reason: str | None) -> None:
+    reasons = refuse(**{**SOUND, **change})
+    if reason is None:
+        assert reasons == ()
+    else:
+        assert any(reason in said for said in reasons), reasons
+
+
+def test_loss_reads_is_true() -> None:
+    """A field that a loss reads changes its result, a field that it does not read changes nothing."""
+    now = torch.log(torch.tensor([[0.4, 0.9, 1.4, 4.0] * 2], dtype=torch.float64))
+    adv = torch.tensor([[1.0] * 4 + [-1.0] * 4], dtype=torch.float64)
+    other = {"clip_low": 0.3, "clip_high": 0.5, "clip_dual": 2.0, "tau_positive": 2.0, "tau_negative": 2.0}
+    assert LOSS_READS.keys() == LOSSES.keys()
+    for name, loss in LOSSES.items():
+        ones = torch.ones(1, 8)
+
+        def result(options: LossOptions, loss: Any = loss, ones: torch.Tensor = ones) -> list[float]:
+            rows = [loss(now[:, [k]], now[:, [k]] * 0, adv[:, [k]], ones[:, [k]], options).per_token for k in range(8)]
+            return torch.cat(rows).flatten().tolist()
+
+        plain = result(LossOptions())
+        changes = {field for field, value in other.items() if result(LossOptions(**{field: value})) != plain}
+        assert changes == LOSS_READS[name], name
