@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pointing.dataset import Dataset, DatasetOptions, read
-
 from pointing.coordinates import Size, fit_to_grid
+from pointing.dataset import Dataset, DatasetOptions, read
 from pointing.drawing import image_size
 from pointing.prompts import instruction
 from policy.info import read_info, read_tokenizer

@@ -1,0 +1,118 @@
+"""Stage 1: supervised fine-tuning on transcripts, a Ray Train TorchTrainer round the plain policy learner.
+
+driver --SftConfig--> TorchTrainer --> every rank: tasks -> transcripts -> PolicyLearner.update -> report
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+from policy.learner import PolicyLearner
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from orchestrator.cluster import connect
+from orchestrator.data import read_split
+from orchestrator.folder import RunFolder, open_run, prune
+from orchestrator.metrics import MetricsLog
+from orchestrator.report import plot_curves
+from pointing.dataset import Cursor, Sampler
+from policy.info import read_info, read_tokenizer
+from policy.transcripts import Supervised, supervised, to_tables
+from policy.turns import ChatFormat
+from schemas.config import SftConfig
+from schemas.task import Task
+
+
+def run_sft(config: SftConfig) -> RunFolder:
+    """Fine-tunes as configured and exports the model; continues from the last checkpoint if there is one."""
+    tasks = read_split(config, "train")
+    folder = open_run(config.run, config)
+    steps = -(-config.trainer.samples // config.trainer.batch_rows)
+    print(f"run folder   {folder.root}")
+    print(f"data         {len(tasks)} tasks; {config.trainer.samples} samples in {steps} steps", flush=True)
+    connect(config.resources)
+    resources = config.resources
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": config, "tasks": ray.put(tasks), "folder": str(folder.root.resolve())},
+        scaling_config=ScalingConfig(
+            num_workers=resources.learner_ranks,
+            use_gpu=resources.gpus_per_learner > 0,
+            resources_per_worker={"CPU": resources.cpus_per_learner}
+            | ({"GPU": resources.gpus_per_learner} if resources.gpus_per_learner else {}),
+        ),
+        run_config=RunConfig(name="train", storage_path=str((folder.root / "ray").resolve())),
+    )
+    try:
+        trainer.fit()
+    finally:
+        ray.shutdown()
+    plot_curves(folder.metrics, folder.root / "curves.png")
+    return folder
+
+
+def _worker(given: dict[str, Any]) -> None:
+    """One rank: the same code at any number of ranks."""
+    config: SftConfig = given["config"]
+    tasks: tuple[Task, ...] = ray.get(given["tasks"])
+    folder = RunFolder(Path(given["folder"]))
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(config.resources.threads)
+    steps = -(-config.trainer.samples // config.trainer.batch_rows)
+    learner = PolicyLearner(
+        config.model, config.learner, None, total_steps=steps, temperature=1.0, seed=config.run.seed
+    )
+    found = folder.steps()
+    saved = learner.load(str(folder.checkpoint(found[-1]))) if found else {}
+    log = MetricsLog(folder.root) if rank == 0 else None
+    position = Cursor(*saved["cursor"]) if saved else Cursor(0, 0)
+    for step, rows, position in _batches(config, tasks, saved.get("step", 0), steps, position, rank, world):
+        started = time.perf_counter()
+        report = learner.update(*_tables(rows, rank, config), 0.0)
+        numbers = report.numbers() | {"time/step": time.perf_counter() - started}
+        ray.train.report({"step": step, **numbers})
+        if log is not None:
+            log.write("train", step, numbers)
+            if step % 20 == 0 or step + 1 == steps:
+                print(f"step {step + 1:4d}/{steps}  loss {numbers['loss']:.4f}", flush=True)
+        due = config.checkpoint.every and (step + 1) % config.checkpoint.every == 0
+        if due or step + 1 == steps:
+            extra = {"step": step + 1, "cursor": [position.epoch, position.position]}
+            learner.save(str(folder.checkpoint(step + 1)), extra)
+            if rank == 0:
+                prune(folder, config.checkpoint.keep, None)
+    learner.export(str(folder.export))
+    if log is not None:
+        log.close()
+
+
+def _batches(
+    config: SftConfig, tasks: tuple[Task, ...], first: int, steps: int, position: Cursor, rank: int, world: int
+) -> Iterator[tuple[int, list[Supervised], Cursor]]:
+    """Every step's rows of this rank, with the place in the data after it."""
+    info = read_info(config.model.path)
+    tokenizer = read_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    chat = ChatFormat(tokenizer, config.data.system_prompt)
+    sampler = Sampler(len(tasks), config.run.seed, config.data.shuffle)
+    for step in range(first, steps):
+        chosen, position = sampler.take(position, config.trainer.batch_rows)
+        yield step, [supervised(tasks[i], info, chat, config.data) for i in chosen[rank::world]], position
+
+
+def _tables(rows: list[Supervised], rank: int, config: SftConfig) -> tuple[Any, list[Any]]:
+    """The rank's TRAINING rows and images, with target tokens counted over all ranks."""
+    targets = torch.tensor(float(sum(row.ledger.n_sampled for row in rows)))
+    if dist.is_initialized():
+        dist.all_reduce(targets)
+    training, images = to_tables(
+        rows, rank=rank, micro_batch_rows=config.learner.micro_batch_rows, denominator=float(targets)
+    )
+    return training, [images]
