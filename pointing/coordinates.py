@@ -128,7 +128,8 @@ class Frame:
     @property
     def is_identity(self) -> bool:
         """True if the model's frame is the original image's pixels."""
-        return self.kind == "pixels" and self.original == self.seen
+        original, seen = self.original, self.seen
+        return self.kind == "pixels" and original.width == seen.width and original.height == seen.height
 
     @property
     def limits(self) -> Size:

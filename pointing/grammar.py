@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from typing import NamedTuple, SupportsInt, cast
 
 from pointing.geometry import Box, Point
@@ -29,9 +28,10 @@ CAPTION_OPEN, CAPTION_CLOSE = "<|caption_start|>", "<|caption_end|>"
 _INT = r"\s*+(-?[0-9]++)\s*+"
 _BOX = re.compile(rf"<\|box_start\|>\s*+\[{_INT},{_INT},{_INT},{_INT}\]\s*+<\|box_end\|>")
 _POINT = re.compile(rf"<\|point_start\|>\s*+\[{_INT},{_INT}\]\s*+<\|point_end\|>")
+_KEYS = {"name", "start", "end", "color"}
 _CALL_START = re.compile(r"<tool_call>\s*+\{")
 _CALL_END = re.compile(r"\}\s*+</tool_call>")
-_decode_json = json.JSONDecoder().decode
+_decode_json = json.JSONDecoder().raw_decode
 
 
 class ToolCall(NamedTuple):
@@ -45,8 +45,7 @@ class ToolCall(NamedTuple):
     end: Point
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What one reply says, in reading order. A number too large for a float is infinite.
 
     `tool_calls` has one entry per pair of tool-call tags, None for a call that does not count. `tail_boxes` are the
@@ -95,8 +94,8 @@ def _tool_calls(reply: str, strict: bool) -> tuple[tuple[ToolCall | None, ...], 
 
 def _read_call(text: str, strict: bool) -> ToolCall | None:
     try:
-        call = _decode_json(text)
-        if call.keys() != {"name", "start", "end", "color"} or call["name"] != "draw_ray" or call["color"] != "red":
+        call, end = _decode_json(text)
+        if end != len(text) or call.keys() != _KEYS or call["name"] != "draw_ray" or call["color"] != "red":
             return None
         return ToolCall(_read_point(call["start"], strict), _read_point(call["end"], strict))
     # ValueError: not JSON, or no number in it. TypeError: a value of another kind. OverflowError: infinity.

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from pointing.coordinates import Frame
 from pointing.geometry import SHORTEST, Box, Segment, diagonal
@@ -22,8 +22,7 @@ from schemas.task import GroundTruth
 RawTruth = GroundTruth | Mapping[str, Any] | str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
+class Prediction(NamedTuple):
     """What a reply says about the image. Numbers too large for a float are infinite.
 
     >>> from pointing.coordinates import Size; from pointing.grammar import parse
@@ -46,7 +45,8 @@ def predict(reply: Reply, frame: Frame) -> Prediction:
     """
     hand = reply.boxes[0] if reply.boxes else None
     target = reply.tail_boxes[-1] if reply.tail_boxes else None
-    ray = next(iter(reply.rays), None)
+    rays = reply.rays
+    ray = rays[0] if rays else None
     keypoints = (reply.points[0], reply.points[1]) if len(reply.points) >= 2 else ray
     if frame.is_identity:
         return Prediction(hand, keypoints, ray, target)

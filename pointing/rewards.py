@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from pointing import geometry
 from pointing.coordinates import Frame
@@ -29,8 +28,7 @@ PUBLISHED = RewardRules()
 _IDENTITY = Frame.identity()
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
+class Score(NamedTuple):
     """A reward and the terms it is made of. Positives have all terms but `neg`, negatives have `neg` alone.
 
     >>> score("<answer>a cup <|box_start|>[0, 0, 10, 20]<|box_end|></answer>", {"obj_bbox": [0, 0, 10, 10]}).obj_iou
@@ -52,13 +50,7 @@ class Score:
 
     def terms(self) -> dict[str, float]:
         """The terms that apply, by name, without the reward."""
-        if self.neg is not None:
-            return {"neg": self.neg}
-        values = {name: getattr(self, name) for name in _POSITIVE_TERMS}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-_POSITIVE_TERMS = tuple(name for name in Score.__dataclass_fields__ if name not in ("reward", "neg"))
+        return {name: value for name, value in zip(self._fields[1:], self[1:], strict=True) if value is not None}
 
 
 def score(
