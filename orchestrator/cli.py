@@ -65,9 +65,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
 def evaluate(
     config: Config,
     overrides: Overrides = None,
-    model: Annotated[
-        str | None, typer.Option(help="checkpoint folder; default: the configuration's model.path")
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="checkpoint folder instead of model.path")] = None,
     split: Annotated[str, typer.Option(help="validation or test")] = "validation",
     out: Annotated[Path | None, typer.Option(help="write the numbers as JSON here")] = None,
 ) -> None:

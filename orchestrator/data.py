@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pointing.coordinates import Size, fit_to_grid
+from pointing.coordinates import fit_to_grid
 from pointing.dataset import Dataset, DatasetOptions, read
-from pointing.drawing import image_size
+from pointing.image_check import image_size
 from pointing.prompts import instruction
 from policy.info import read_info, read_tokenizer
 from policy.turns import ChatFormat
@@ -50,8 +50,7 @@ def read_dataset(model: Model, data: Data, files: tuple[str, ...]) -> Dataset:
         text = instruction(task.question, data.prompt_style == "detailed", info.family.frame_kind)
         tokens = len(chat.prompt_ids(text, len(task.images)))
         for path in task.images:
-            width, height = image_size(Path(path))
-            seen = fit_to_grid(Size(width, height), info.family.grid, data.min_pixels, data.max_pixels)
+            seen = fit_to_grid(image_size(Path(path)), info.family.grid, data.min_pixels, data.max_pixels)
             tokens += (seen.width // info.family.grid) * (seen.height // info.family.grid) - 1
         return tokens
 
@@ -64,7 +63,7 @@ def read_dataset(model: Model, data: Data, files: tuple[str, ...]) -> Dataset:
             videos_key=data.video_key,
             image_dir=data.image_dir,
             on_error=data.on_error,
-            prompt_length=prompt_length,
             max_prompt_length=data.max_prompt_tokens,
-        )
+        ),
+        prompt_length,
     )

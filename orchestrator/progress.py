@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pointing.dataset import Cursor, Sampler
-
 from algorithms.adaptive import AdaptiveState
 from algorithms.kl import AdaptiveKL, FixedKL, KLController
+from pointing.sampler import Cursor, Sampler
 from schemas.config import Kl, TrainConfig
 from schemas.task import Task
 
@@ -36,7 +35,7 @@ class Position:
         """A JSON object that `from_json` reads."""
         return {
             "step": self.step,
-            "cursor": [self.cursor.epoch, self.cursor.position],
+            "cursor": self.cursor.to_json(),
             "adaptive_g": self.adaptive.g,
             "kl_coefficient": self.kl_coefficient,
             "best_step": self.best_step,
@@ -48,7 +47,7 @@ class Position:
         """The position of a checkpoint's extra state; raises KeyError when it is not one."""
         return cls(
             step=saved["step"],
-            cursor=Cursor(*saved["cursor"]),
+            cursor=Cursor(**saved["cursor"]),
             adaptive=AdaptiveState(saved["adaptive_g"]),
             kl_coefficient=saved["kl_coefficient"],
             best_step=saved["best_step"],
@@ -119,4 +118,6 @@ def total_steps(config: TrainConfig, n_tasks: int) -> int:
 def kl_controller(kl: Kl, coefficient: float | None) -> KLController:
     """The configured controller, at `coefficient` if a run is under way."""
     start = kl.coefficient if coefficient is None else coefficient
-    return FixedKL(start) if kl.controller == "fixed" else AdaptiveKL(start, kl.target, kl.horizon)
+    if kl.target is None or kl.horizon is None:
+        return FixedKL(start)
+    return AdaptiveKL(start, kl.target, kl.horizon)

@@ -22,7 +22,7 @@ from orchestrator.data import read_split
 from orchestrator.folder import RunFolder, open_run, prune
 from orchestrator.metrics import MetricsLog
 from orchestrator.report import plot_curves
-from pointing.dataset import Cursor, Sampler
+from pointing.sampler import Cursor, Sampler
 from policy.info import read_info, read_tokenizer
 from policy.transcripts import Supervised, supervised, to_tables
 from policy.turns import ChatFormat
@@ -73,8 +73,8 @@ def _worker(given: dict[str, Any]) -> None:
     found = folder.steps()
     saved = learner.load(str(folder.checkpoint(found[-1]))) if found else {}
     log = MetricsLog(folder.root) if rank == 0 else None
-    position = Cursor(*saved["cursor"]) if saved else Cursor(0, 0)
-    for step, rows, position in _batches(config, tasks, saved.get("step", 0), steps, position, rank, world):
+    start = Cursor(**saved["cursor"]) if saved else Cursor(0, 0)
+    for step, rows, after in _batches(config, tasks, saved.get("step", 0), steps, start, rank, world):
         started = time.perf_counter()
         report = learner.update(*_tables(rows, rank, config), 0.0)
         numbers = report.numbers() | {"time/step": time.perf_counter() - started}
@@ -85,7 +85,7 @@ def _worker(given: dict[str, Any]) -> None:
                 print(f"step {step + 1:4d}/{steps}  loss {numbers['loss']:.4f}", flush=True)
         due = config.checkpoint.every and (step + 1) % config.checkpoint.every == 0
         if due or step + 1 == steps:
-            extra = {"step": step + 1, "cursor": [position.epoch, position.position]}
+            extra = {"step": step + 1, "cursor": after.to_json()}
             learner.save(str(folder.checkpoint(step + 1)), extra)
             if rank == 0:
                 prune(folder, config.checkpoint.keep, None)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-from orchestrator.cluster import Cluster, connect
-from orchestrator.data import read_split
-from orchestrator.evaluate import Evaluation
+from policy.checkpoint import read_extra
+from policy.learner import PolicyLearner
+
+from orchestrator.cluster import Cluster, Players, connect
+from orchestrator.data import Split, read_split
+from orchestrator.evaluate import Evaluation, evaluate
 from orchestrator.folder import RunFolder, open_run
 from orchestrator.loop import train
 from orchestrator.metrics import MetricsLog, screen
@@ -56,3 +60,38 @@ def run_training(config: TrainConfig) -> Outcome:
         log.close()
         cluster.shutdown()
     return Outcome(folder, steps, watch.first, watch.last)
+
+
+def run_evaluation(config: TrainConfig, split: Split) -> Evaluation:
+    """Plays a held-out split with config.model and config.validation's sampling. Trains nothing.
+
+    Raises ValueError when the split has no files.
+    """
+    tasks = read_split(config, split)
+    if not tasks:
+        raise ValueError(f"data.{split}_files is empty; name the files to evaluate on")
+    connect(config.resources)
+    players = Players(config)
+    try:
+        return evaluate(players, tasks[: config.validation.limit], config.validation, version=0, step=0)
+    finally:
+        players.shutdown()
+
+
+def run_export(config: TrainConfig, out: Path, step: int | None) -> Path:
+    """Writes a checkpoint of the run as a Hugging Face folder: `step`, else the best step, else the last.
+
+    Raises FileNotFoundError naming the steps there are.
+    """
+    folder = RunFolder(Path(config.run.folder) / config.run.name)
+    steps = folder.steps()
+    if not steps:
+        raise FileNotFoundError(f"{folder.checkpoints} holds no complete checkpoint")
+    best = Position.from_json(read_extra(folder.checkpoint(steps[-1]))).best_step
+    chosen = step if step is not None else best if best in steps else steps[-1]
+    if chosen not in steps:
+        raise FileNotFoundError(f"no checkpoint of step {chosen} in {folder.checkpoints}; there are {steps}")
+    learner = PolicyLearner(config.model, config.learner, config.algorithm, total_steps=1, temperature=1.0, seed=0)
+    learner.load(str(folder.checkpoint(chosen)))
+    learner.export(str(out))
+    return out

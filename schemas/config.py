@@ -169,14 +169,15 @@ class Kl(Record):
     coefficient: NonNegativeFloat = 0.01
     estimator: Literal["k1", "abs", "k2", "k3"] = "k3"
     controller: Literal["fixed", "adaptive"] = "fixed"
-    target: PositiveFloat = 0.1  # adaptive controller only
-    horizon: PositiveFloat = 10_000.0
+    target: PositiveFloat | None = None  # of the adaptive controller: mean KL per trained token
+    horizon: PositiveFloat | None = None  # of the adaptive controller: sequences
 
     @model_validator(mode="after")
     def _effective(self) -> Kl:
-        set_here = self.model_fields_set
-        if self.controller == "fixed" and {"target", "horizon"} & set_here:
+        if self.controller == "fixed" and (self.target is not None or self.horizon is not None):
             raise ValueError("target and horizon have no effect with controller='fixed'; remove them or set 'adaptive'")
+        if self.controller == "adaptive" and (self.target is None or self.horizon is None):
+            raise ValueError("controller='adaptive' needs target and horizon; 0.1 and 10000 are usual")
         if self.coefficient == 0 and self.controller == "adaptive":
             raise ValueError("an adaptive controller cannot move a coefficient of 0; start it above 0")
         return self
@@ -400,12 +401,6 @@ class TrainConfig(Record):
         return self
 
 
-class SftData(Data):
-    """Stage-1 data: the transcript is written from the ground truth."""
-
-    prompt_style: Literal["short", "detailed"] = "detailed"
-
-
 class SftTrainer(Record):
     """How long to fine-tune, in samples seen."""
 
@@ -418,7 +413,7 @@ class SftConfig(Record):
 
     run: Run = Run()
     model: Model
-    data: SftData
+    data: Data  # transcripts are written from the ground truth
     learner: Learner = Learner()
     checkpoint: Checkpoint = Checkpoint()
     resources: Resources = Resources()

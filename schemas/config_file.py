@@ -90,6 +90,7 @@ def _apply(override: str, values: dict[str, Any], origins: dict[tuple[str, ...],
         child = section.get(key)
         if child is None:
             child = section[key] = {}
+            origins[keys[: depth + 1]] = "command line"
         if not isinstance(child, dict):
             raise ConfigError(f"command line: {'.'.join(keys[: depth + 1])} is {child!r}, not a section with fields")
         section = child

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, FiniteFloat, NonNegativeFloat, PositiveInt
+from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt
 
 from schemas.task import Record
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class RewardRules(Record):
@@ -16,17 +18,17 @@ class RewardRules(Record):
     own scale runs to 10: with 1 every negative earns the same unless all four mistakes occur together.
     """
 
-    hand_iou: NonNegativeFloat = 1.0
-    ray_cos: NonNegativeFloat = 1.0
-    kpt_score: NonNegativeFloat = 1.0
-    obj_iou: NonNegativeFloat = 5.0
-    stage2_format: NonNegativeFloat = 2.0
-    box_share: NonNegativeFloat = 0.9  # of stage2_format, for a box in the tail; the rest is for a caption
-    caption_share: NonNegativeFloat = 0.1
-    no_box_penalty: NonNegativeFloat = 0.1  # factor when the tail has no box
-    negative_penalty: NonNegativeFloat = 2.5  # for each kind of mark present in the reply to a negative
-    negative_max: NonNegativeFloat = 1.0
-    maximum: NonNegativeFloat = 10.0
+    hand_iou: Weight = 1.0
+    ray_cos: Weight = 1.0
+    kpt_score: Weight = 1.0
+    obj_iou: Weight = 5.0
+    stage2_format: Weight = 2.0
+    box_share: Weight = 0.9  # of stage2_format, for a box in the tail; the rest is for a caption
+    caption_share: Weight = 0.1
+    no_box_penalty: Weight = 0.1  # factor when the tail has no box
+    negative_penalty: Weight = 2.5  # for each kind of mark present in the reply to a negative
+    negative_max: Weight = 1.0
+    maximum: Weight = 10.0
 
 
 class FrameSpec(Record):

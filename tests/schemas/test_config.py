@@ -1,0 +1,114 @@
+"""The configuration tree refuses what cannot work, by field, value and remedy."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from schemas.config import BatchPlan, SftConfig, TrainConfig
+from schemas.config_file import ConfigError, load, to_yaml
+
+MINIMAL: dict[str, Any] = {"model": {"path": "m"}, "data": {"train_files": "a.jsonl"}, "trainer": {"max_steps": 3}}
+
+
+def write(tmp_path: Path, values: dict[str, Any]) -> Path:
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(values, sort_keys=False))
+    return file
+
+
+def refused(tmp_path: Path, *overrides: str, values: dict[str, Any] = MINIMAL) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(TrainConfig, write(tmp_path, values), overrides)
+    return str(caught.value)
+
+
+def test_overrides_win_and_their_origin_is_kept(tmp_path: Path) -> None:
+    loaded = load(TrainConfig, write(tmp_path, MINIMAL), ["trainer.max_steps=7", "rollout.sampling.temperature=0.9"])
+    assert loaded.config.trainer.max_steps == 7
+    assert loaded.config.rollout.sampling.temperature == 0.9
+    assert loaded.origins[("trainer", "max_steps")] == "command line"
+    assert loaded.origins[("model", "path")].endswith("c.yaml:2")
+
+
+def test_an_unknown_field_is_named_with_its_line_and_the_nearest_field(tmp_path: Path) -> None:
+    message = refused(tmp_path, values={**MINIMAL, "trainer": {"max_step": 3}})
+    assert "c.yaml:6: trainer.max_step: unknown field; did you mean 'max_steps'?" in message
+
+
+def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
+    assert "command line: learner.optimizer: unknown field; did you mean 'optimiser'?" in refused(
+        tmp_path, "learner.optimizer.lr=1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["rollout.sampling.top_p=0.95"], "set top_p=1 and top_k=0, or set algorithm.mismatch"),
+        (["rollout.sampling.temperature=0"], "explores nothing"),
+        (["rollout.samples_per_task=1"], "draw at least 2 samples"),
+        (["algorithm.kl.target=0.1"], "no effect with controller='fixed'"),
+        (["algorithm.kl={coefficient: 0, controller: adaptive, target: 0.1, horizon: 1000}"], "coefficient of 0"),
+        (["algorithm.kl.controller=adaptive"], "needs target and horizon"),
+        (["algorithm.loss.denominator=constant"], "set constant exactly when"),
+        (["algorithm.adaptive={clip_min: 4}"], "clip_min=4.0 is above clip_max=3.0"),
+        (["data.min_pixels=900000", "data.max_pixels=800000"], "min_pixels=900000 is above max_pixels=800000"),
+        (["trainer.epochs=1"], "set exactly one of them"),
+        (["resources.weight_transfer=nccl"], "needs GPUs on both sides"),
+        (["rollout.tasks_per_step=3", "rollout.samples_per_task=3", "resources.learner_ranks=2"], "do not divide"),
+        (["rollout.tasks_per_step=1", "resources.rollout_engines=2"], "leaves some of"),
+        (["run.name=../x"], "run.name"),
+        (["reward.port=80", "reward.host=0.0.0.0"], "token"),
+        (["trainer.max_steps=many"], "trainer.max_steps"),
+        (["trainer"], "is not an override"),
+        (["model.path.x=1"], "not a section"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(tmp_path: Path, overrides: list[str], said: str) -> None:
+    assert said in refused(tmp_path, *overrides)
+
+
+def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
+    message = refused(tmp_path, "learner.optimiser.lr=-1", "rollout.max_turns=0")
+    assert "learner.optimiser.lr" in message
+    assert "rollout.max_turns" in message
+
+
+def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model:\n  path: a\n  path: b\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml:3: model\.path is set twice"):
+        load(TrainConfig, file)
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model:\n  path: [a\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml:\d: not valid YAML"):
+        load(TrainConfig, file)
+
+
+def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
+    config = load(TrainConfig, write(tmp_path, MINIMAL)).config
+    again = tmp_path / "resolved.yaml"
+    again.write_text(to_yaml(config))
+    assert load(TrainConfig, again).config == config
+
+
+def test_batch_plan_counts() -> None:
+    plan = BatchPlan(tasks=256, samples=5, ranks=8, epochs=1, mini_batches=2, micro_batch_rows=8)
+    assert plan.trajectories == 1280
+    assert plan.optimiser_steps == 2
+    assert plan.rows_per_rank == 80
+    assert plan.micro_batches_per_rank == 10
+    assert "1280 trajectories" in str(plan)
+
+
+def test_sft_refuses_stage_two_settings(tmp_path: Path) -> None:
+    values = {"model": {"path": "m"}, "data": {"train_files": "a"}, "trainer": {"samples": 10}}
+    with pytest.raises(ConfigError, match="belong to stage 2"):
+        load(SftConfig, write(tmp_path, values), ["learner.mini_batches=2"])
+    with pytest.raises(ConfigError, match="does not divide"):
+        load(SftConfig, write(tmp_path, values), ["resources.learner_ranks=3"])
