@@ -32,6 +32,12 @@ def test_statistics_by_hand(statistic: Statistic, expected: list[float]) -> None
     assert got.tolist() == pytest.approx(expected, abs=1e-15)
 
 
+def test_equal_scores_have_no_spread_although_their_mean_rounds() -> None:
+    for statistic in ("variance", "std", "range", "entropy"):
+        got = group_statistic(torch.full((3,), 0.1).double(), torch.zeros(3).long(), AdaptiveOptions(statistic))
+        assert got.tolist() == [0.0]
+
+
 def test_entropy_of_a_group_by_hand() -> None:
     # bins of width 2 over [0, 10]: 0 and 1.9 in the first, 2 in the second, 9 and the maximum 10 in the last
     scores = torch.tensor([0.0, 1.9, 2.0, 9.0, 10.0])
