@@ -34,7 +34,9 @@ def test_statistics_by_hand(statistic: Statistic, expected: list[float]) -> None
 
 def test_equal_scores_have_no_spread_although_their_mean_rounds() -> None:
     for statistic in ("variance", "std", "range", "entropy"):
-        got = group_statistic(torch.full((3,), 0.1).double(), torch.zeros(3).long(), AdaptiveOptions(statistic))
+        got = group_statistic(
+            torch.full((3,), 0.1, dtype=torch.float64), torch.zeros(3).long(), AdaptiveOptions(statistic)
+        )
         assert got.tolist() == [0.0]
 
 
