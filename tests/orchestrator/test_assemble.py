@@ -1,5 +1,6 @@
 """Assembling a step: hand-worked advantages, whole groups per optimiser step, equal work for ranks, one denominator."""
 
+import itertools
 import math
 from typing import Any
 
@@ -53,7 +54,7 @@ def run(
 ) -> Assembled:
     table = rollout(lengths, plan.samples)
     bounds = [round(i * len(table) / shards) for i in range(shards + 1)]
-    parts = [table.slice(a, b - a) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
     return assemble(parts, [scores(rewards)], None, algorithm or Algorithm(), plan, AdaptiveState())
 
 

@@ -56,7 +56,7 @@ def test_a_wrong_type_is_named() -> None:
     good = table(rollout_row("a"))
     i = good.schema.get_field_index("token_ids")
     odd = good.set_column(i, "token_ids", pa.array([[1, 2, 3, 4]], pa.list_(pa.int64())))
-    with pytest.raises(batch.SchemaError, match="column token_ids is list<.*int64>, expected list<.*int32>"):
+    with pytest.raises(batch.SchemaError, match=r"column token_ids is list<.*int64>, expected list<.*int32>"):
         batch.check(odd, batch.ROLLOUT, "test")
 
 

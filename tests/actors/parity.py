@@ -1,0 +1,147 @@
+"""Run as a script in a process of its own: plays two-turn, two-image episodes on the real engine and compares every
+sampled token's log-probability with the learner's forward pass. Prints one JSON object.
+
+    python parity.py ARCHITECTURE FOLDER
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.update(TORCHDYNAMO_DISABLE="1", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+import actors.player
+from actors.player import Order, Player, Shard
+from actors.vllm_engine import VllmEngine
+from pointing.drawing import draw_ray
+from pointing.episode import Ended, Episode, Observation
+from policy.collate import Collator, PixelCache, rows_of
+from policy.forward import PolicyModule, token_logprobs
+from policy.info import read_info, read_tokenizer
+from policy.model import load
+from policy.tiny import build_tiny
+from policy.turns import ChatFormat
+from schemas.config import Data, Model, Rollout, Sampling
+from schemas.config import Engine as EngineConfig
+from schemas.task import NEGATIVE, Task
+
+torch.set_num_threads(1)
+
+
+class AlwaysDraws(Episode):
+    """A random model writes no valid tool call: every first turn is answered with a drawn ray, another each time."""
+
+    def step(self, reply: str) -> Observation | Ended:
+        if self._ended or self._turns_left == 1:
+            return Ended("answer")
+        self._turns_left -= 1
+        assert self._image is not None
+        end = (len(reply) % self._image.width, (7 * len(reply)) % self._image.height)
+        return Observation("The image with the ray drawn in red:", draw_ray(self._image, (3, 5), end))
+
+
+def tasks(folder: Path, count: int) -> tuple[Task, ...]:
+    """Noise images of odd sizes, so that they are resized onto the grid."""
+    made = []
+    for i in range(count):
+        pixels = np.random.default_rng(i).integers(0, 255, (150 + 31 * i, 200 + 17 * i, 3), dtype=np.uint8)
+        file = folder / f"{i}.png"
+        Image.fromarray(pixels).save(file)
+        made.append(Task(task_id=f"t{i}", prompt="Where?", images=(str(file),), ground_truth=NEGATIVE))
+    return tuple(made)
+
+
+class Bench:
+    def __init__(self, architecture: str, folder: Path) -> None:
+        actors.player.Episode = AlwaysDraws
+        self.folder = folder
+        self.path = str(build_tiny(folder / "a", architecture, seed=0, scale=1.5))
+        self.other = str(build_tiny(folder / "b", architecture, seed=1, scale=1.5))
+        self.info = read_info(self.path)
+        chat = ChatFormat(read_tokenizer(self.path))
+        rollout = Rollout(max_turns=2, max_tokens_per_turn=160, engine=EngineConfig(max_model_len=768))
+        data = Data(train_files="-", min_pixels=96 * 96, max_pixels=160 * 160, prompt_style="short")
+        self.forbidden = chat.forbidden_ids(self.info.vocab_size)
+        self.engine = VllmEngine(self.path, rollout.engine, forbidden_ids=self.forbidden, max_images=3, seed=0)
+        self.player = Player(self.engine, self.info, chat, data, rollout)
+        self.tasks = tasks(folder, 4)
+        self.calls = 0
+
+    def play(self, temperature: float) -> Shard:
+        self.calls += 1
+        order = Order(f"{self.calls}", self.tasks, 8, Sampling(temperature=temperature))
+        (shard,) = self.player.play(order)
+        return shard
+
+    def difference(self, shard: Shard, path: str, temperature: float) -> float:
+        """Largest gap between the sampler's and the learner's log-probability over all sampled tokens."""
+        loaded = load(Model(path=path), trainable=False)
+        policy = PolicyModule(loaded, temperature)
+        inputs = Collator(loaded.image_token_id, loaded.image_stats).collate(
+            rows_of(shard.rollout), PixelCache.from_tables([shard.images])
+        )
+        logprobs = token_logprobs(policy, inputs)
+        masks = np.concatenate([np.asarray(m) for m in shard.rollout.column("mask").to_pylist()])
+        behaviour = np.concatenate([np.asarray(b) for b in shard.rollout.column("behaviour_logprobs").to_pylist()])
+        return float(np.abs(logprobs.numpy() - behaviour[masks == 1]).max())
+
+    def swap(self, path: str, version: int) -> None:
+        state = load(Model(path=path), trainable=False).model.state_dict()
+        weights = {name: tensor.numpy() for name, tensor in state.items()}
+        self.engine.load_weights(weights, version)
+        self.player.version = version
+
+    def without(self, reset: str, path: str) -> float:
+        """The gap after an update to `path` that skips one cache reset; the caches are full of the old weights."""
+        core = self.engine._engine
+        self.play(1.0)
+        kept = getattr(core, reset)
+        setattr(core, reset, lambda: True)
+        try:
+            self.swap(path, self.player.version + 1)
+            return self.difference(self.play(1.0), path, 1.0)
+        finally:
+            setattr(core, reset, kept)
+            core.reset_prefix_cache()
+            core.reset_encoder_cache()
+
+
+def facts(table: pa.Table, forbidden: tuple[int, ...]) -> dict[str, int]:
+    rows = table.to_pylist()
+    sampled = [t for r in rows for t, m in zip(r["token_ids"], r["mask"], strict=True) if m]
+    return {
+        "trajectories": len(rows),
+        "two_turns": sum(len(r["turn_lengths"]) == 2 for r in rows),
+        "two_images": sum(len(r["image_digests"]) == 2 for r in rows),
+        "sampled": len(sampled),
+        "mask": sum(sum(r["mask"]) for r in rows),
+        "turn_lengths": sum(sum(r["turn_lengths"]) for r in rows),
+        "forbidden_sampled": sum(t in set(forbidden) for t in sampled),
+        "versions": len({v for r in rows for v in r["turn_versions"]}),
+    }
+
+
+def main(architecture: str, folder: Path) -> dict[str, object]:
+    bench = Bench(architecture, folder)
+    first = bench.play(1.0)
+    report: dict[str, object] = {"facts": facts(first.rollout, bench.forbidden)}
+    report["temperature 1"] = bench.difference(first, bench.path, 1.0)
+    report["temperature 0.9"] = bench.difference(bench.play(0.9), bench.path, 0.9)
+    bench.swap(bench.other, 1)
+    after = bench.play(1.0)
+    report["after update"] = bench.difference(after, bench.other, 1.0)
+    report["after update, old weights"] = bench.difference(after, bench.path, 1.0)
+    report["after update, version"] = after.rollout.column("turn_versions")[0].as_py()[0]
+    for number, name in enumerate(("reset_prefix_cache", "reset_encoder_cache")):
+        report[f"without {name}"] = bench.without(name, (bench.path, bench.other)[number])
+    return report
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], Path(sys.argv[2]))))

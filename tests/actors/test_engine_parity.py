@@ -1,0 +1,54 @@
+"""Sampler and learner agree on every sampled token, for all three families: before and after a weight update, at
+temperature 1 and 0.9, with two turns and two images. Real vLLM, a process per family."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("parity.py")
+FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp(request.param)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), request.param, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent.parent)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("when", ["temperature 1", "temperature 0.9", "after update"])
+def test_logprobs_agree(report: dict[str, Any], when: str) -> None:
+    assert report[when] < 1e-4
+
+
+def test_the_update_reached_the_engine(report: dict[str, Any]) -> None:
+    assert report["after update, old weights"] > 0.1
+    assert report["after update, version"] == 1
+
+
+@pytest.mark.parametrize("reset", ["reset_prefix_cache", "reset_encoder_cache"])
+def test_each_cache_reset_is_needed(report: dict[str, Any], reset: str) -> None:
+    assert report[f"without {reset}"] > 1e-2
+
+
+def test_the_mask_covers_exactly_the_sampled_tokens(report: dict[str, Any]) -> None:
+    facts = report["facts"]
+    assert facts["mask"] == facts["sampled"] == facts["turn_lengths"]
+    assert facts["two_images"] == facts["two_turns"] >= 5
+    assert facts["forbidden_sampled"] == 0
+    assert facts["versions"] == 1
