@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pointing.drawing import encode_png
+from pointing.prompts import QUESTION
 from pointing.scene_drawing import Brush, mask_tile, paint, tile_box
 from pointing.scene_layout import (
     COLOURS,
@@ -41,7 +42,7 @@ from schemas.task import NEGATIVE, Box, GroundTruth, Point, RaySegment
 
 __all__ = ["COLOURS", "SHAPES", "Scene", "SceneObject", "SceneOptions", "render", "seeds", "write_scenes"]
 
-QUESTION = "<image>What is the hand pointing at?"
+PROMPT = f"<image>{QUESTION}"
 SPLITS = ("train", "validation", "test")
 SEEDS_PER_SPLIT = 10_000_000
 MANIFEST = "scenes.json"
@@ -236,4 +237,4 @@ def _write_split(folder: Path, split: str, scenes: range, options: SceneOptions)
             name = f"images/{split}-{scene_seed - scenes.start:06d}.png"
             (folder / name).write_bytes(encode_png(scene.image))
             truth = {"stage": 1, "hand_bbox": None} if scene.negative else scene.truth.model_dump(mode="json")
-            lines.write(json.dumps({"prompt": QUESTION, "ground_truth": truth, "images": [name]}) + "\n")
+            lines.write(json.dumps({"prompt": PROMPT, "ground_truth": truth, "images": [name]}) + "\n")

@@ -1,0 +1,94 @@
+"""Strict reading of ground truth at load time. (The reward reads leniently: pointing/parts.py.)"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from pydantic import ValidationError
+
+from schemas.task import NEGATIVE, GroundTruth
+
+SCORED = ("hand_bbox", "pointing_keypoints", "pointing_ray", "obj_bbox")
+
+
+class FieldError(ValueError):
+    """A field of a record cannot be used; `field` is its path, such as "ground_truth.hand_bbox[2]"."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+def read_ground_truth(value: object, field: str = "ground_truth") -> GroundTruth:
+    """Ground truth given as an object with the published keys, or as its JSON.
+
+    Negatives are null, the string "none" in any case, and stage 1 with hand_bbox absent or null. A positive may know
+    only some parts, but at least one that is scored. Raises FieldError naming the part.
+
+    >>> read_ground_truth('{"obj_bbox": [1, 2, 3, 4]}').obj_bbox
+    (1.0, 2.0, 3.0, 4.0)
+    """
+    value = _decoded(value, field)
+    if value is None:
+        return NEGATIVE
+    if not isinstance(value, dict):
+        raise FieldError(field, f"is {_short(value)}; give an object with the published keys, or null for a negative")
+    value = cast("dict[str, Any]", value)
+    stage = value.get("stage")
+    if isinstance(stage, float) and stage.is_integer():  # a column of numbers with gaps comes as floats
+        value = {**value, "stage": int(stage)}
+    try:
+        # Through JSON, because strict checking takes lists for tuples only there; it refuses "10" and true as numbers.
+        truth = GroundTruth.model_validate_json(json.dumps(value, default=_not_json), strict=True)
+    except ValidationError as error:
+        raise _field_error(error, field) from error
+    given = [name for name in (*SCORED, "obj_name") if value.get(name) is not None]
+    if truth.negative:
+        if given:
+            raise FieldError(
+                field,
+                f"stage 1 without hand_bbox says that nothing is pointed at, yet {given[0]} is given",
+            )
+        return NEGATIVE
+    if not set(given) & set(SCORED):
+        raise FieldError(field, f'has none of {", ".join(SCORED)}; write null or "none" for a negative')
+    return truth
+
+
+def _not_json(value: object) -> dict[str, str]:
+    return {type(value).__name__: repr(value)}  # an object, which no field takes: the message then shows it
+
+
+def _decoded(value: object, field: str) -> object:
+    """The value behind up to two layers of JSON text; None for the "none" of a negative."""
+    for _ in range(2):
+        if not isinstance(value, str):
+            return value
+        if value.strip().lower() == "none":
+            return None
+        try:
+            decoded: object = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise FieldError(field, f'is neither JSON nor "none" ({error}): {_short(value)}') from error
+        if decoded is None:
+            raise FieldError(field, "is the text 'null', which scores as a positive; write null or \"none\"")
+        value = decoded
+    return value
+
+
+def _field_error(error: ValidationError, field: str) -> FieldError:
+    first = error.errors(include_url=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    reason = first["msg"]
+    if first["type"] == "extra_forbidden":
+        reason = f"unknown key; known are {', '.join(GroundTruth.model_fields)}"
+    elif first["type"] not in ("json_invalid", "missing"):
+        reason = f"{reason}, got {_short(first['input'])}"
+    return FieldError(field + path, reason)
+
+
+def _short(value: Any) -> str:
+    text = repr(cast("object", value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
