@@ -31,18 +31,29 @@ class PendingScores:
         self._shard = shard
         self._response = client.send(shard)
 
-    def result(self) -> pa.Table:
-        """The SCORES table. A call lost with its replica, or not answered in time, is sent again."""
+    def result(self, *, timeout_s: float | None = None) -> pa.Table:
+        """The SCORES table. A call lost with its replica, or not answered in time, is sent again.
+
+        timeout_s bounds the whole wait, attempts and pauses together; each attempt has the client's own bound too.
+        Raises RewardServiceError when both are used up.
+        """
+        client, started = self._client, time.monotonic()
         failure: BaseException | None = None
-        for attempt in self._client.retry.rounds(self._client.sleep):
+        for attempt in client.retry.rounds(client.sleep):
+            left = client.timeout_s
+            if timeout_s is not None:
+                left = min(left, started + timeout_s - time.monotonic())
+            if left <= 0:
+                break
             if attempt:
-                self._response = self._client.send(self._shard)
+                self._response = client.send(self._shard)
             try:
-                return self._response.result(timeout_s=self._client.timeout_s)
+                return self._response.result(timeout_s=left)
             except RETRIED as error:
                 failure = error
+        waited = time.monotonic() - started
         raise RewardServiceError(
-            f"a shard was not scored in {self._client.retry.attempts} attempts of {self._client.timeout_s} s: {failure}"
+            f"a shard was not scored in {waited:.1f} s and up to {client.retry.attempts} attempts: {failure!r}"
         ) from failure
 
 

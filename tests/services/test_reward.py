@@ -83,6 +83,13 @@ def test_a_wrong_table_is_an_error_at_once(deployed: Any, rollouts: pa.Table) ->
         HandleClient(deployed.handle).start(ray.put(rollouts.drop_columns(["reply"]))).result()
 
 
+def test_the_whole_wait_is_bounded(deployed: Any, rollouts: pa.Table) -> None:
+    pending = HandleClient(deployed.handle).start(ray.put(rollouts))
+    with pytest.raises(RewardServiceError, match=r"not scored in 0\.0 s"):
+        pending.result(timeout_s=0.0)
+    assert pending.result(timeout_s=30.0).num_rows == rollouts.num_rows
+
+
 def test_a_killed_replica_loses_nothing_through_either_door(deployed: Any, rollouts: pa.Table) -> None:
     expected = score_table(rollouts, deployed.options.rules)
     retry = Retry(attempts=8, backoff_s=0.5, longest_s=4.0)
@@ -91,7 +98,7 @@ def test_a_killed_replica_loses_nothing_through_either_door(deployed: Any, rollo
     with RewardClient(deployed.url, deployed.token, timeout_s=3.0, retry=retry) as client:
         pending = HandleClient(deployed.handle, timeout_s=4.0, retry=retry).start(shard)
         answered = client.score(items_of(rollouts))
-        assert pending.result().equals(expected)
+        assert pending.result(timeout_s=60.0).equals(expected)
     assert [score.reward for score in answered] == expected.column("reward").to_pylist()
 
 
