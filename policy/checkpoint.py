@@ -1,0 +1,176 @@
+"""Checkpoints of the learner, and the export as a Hugging Face folder.
+
+    step-000050.partial/  state/ (sharded weights and optimiser)  rng-00000.pt ...  complete.json
+          `-- renamed to step-000050/ when every rank has written
+
+`complete.json` is written last, so a folder that has it is whole. It also holds the extra state given to the save.
+Weights that are not trained are not written: they are those of the checkpoint that training started from. A checkpoint
+can be loaded at another number of ranks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from policy.forward import PolicyModule
+from policy.model import base_model
+from policy.sharding import full_weights, rank
+from schemas.config import Model
+
+COMPLETE = "complete.json"
+_TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing or not complete."""
+
+
+def save(
+    folder: str | Path,
+    policy: PolicyModule,
+    optimiser: torch.optim.Optimizer,
+    counters: dict[str, Any],
+    extra: dict[str, Any],
+) -> None:
+    """Writes trained weights, optimiser, random state, `counters` and `extra` (JSON), beside, then renames.
+
+    Every rank must call it; the folder must be on a file system that all ranks see. An older checkpoint of the same
+    name is replaced only when the new one is complete.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    if rank() == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    _barrier()
+    weights, state = get_state_dict(policy, optimiser, options=_TRAINED_ONLY)
+    dcp.save(
+        {"weights": weights, "optimiser": state}, checkpoint_id=partial / "state", no_dist=not dist.is_initialized()
+    )
+    with (partial / f"rng-{rank():05d}.pt").open("wb") as stream:
+        torch.save(_random_state(), stream)
+        _flush(stream)
+    _barrier()
+    if rank() == 0:
+        with (partial / COMPLETE).open("w", encoding="utf-8") as stream:
+            json.dump({"counters": counters, "extra": extra}, stream, indent=2)
+            _flush(stream)
+        _flush_folder(partial)
+        _replace(folder, partial)
+    _barrier()
+
+
+def load(folder: str | Path, policy: PolicyModule, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Restores weights, optimiser and random state in place; returns the counters. Every rank must call it.
+
+    Raises CheckpointError if the folder holds no complete checkpoint.
+    """
+    folder = Path(folder)
+    counters = _read(folder)["counters"]
+    weights, state = get_state_dict(policy, optimiser, options=_TRAINED_ONLY)
+    stored = {"weights": weights, "optimiser": state}
+    dcp.load(stored, checkpoint_id=folder / "state", no_dist=not dist.is_initialized())
+    set_state_dict(
+        policy,
+        optimiser,
+        model_state_dict=stored["weights"],
+        optim_state_dict=stored["optimiser"],
+        options=_TRAINED_ONLY,
+    )
+    random_state = folder / f"rng-{rank():05d}.pt"
+    if random_state.is_file():  # absent for ranks that the run did not have when it was saved
+        _set_random_state(torch.load(random_state, weights_only=True))
+    return counters
+
+
+def is_complete(folder: str | Path) -> bool:
+    """Whether the folder holds a checkpoint that was written to its end."""
+    return (Path(folder) / COMPLETE).is_file()
+
+
+def read_extra(folder: str | Path) -> dict[str, Any]:
+    """The extra state that was saved with a checkpoint. Raises CheckpointError if it is not complete."""
+    return _read(Path(folder))["extra"]
+
+
+def export(folder: str | Path, policy: PolicyModule, config: Model) -> None:
+    """Writes weights (in `config.dtype`, adapters merged), configuration, tokenizer and processor.
+
+    The result loads like the checkpoint that training started from. Every rank must call it; rank 0 writes, beside,
+    then renames.
+    """
+    weights = full_weights(policy)
+    if rank() == 0:
+        folder = Path(folder)
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        dtype = getattr(torch, config.dtype)
+        base_model(policy.model).save_pretrained(
+            partial, state_dict={name: torch.from_numpy(value).to(dtype) for name, value in weights.items()}
+        )
+        for file in Path(config.path).iterdir():
+            if file.is_file() and not (partial / file.name).exists() and not _holds_weights(file):
+                shutil.copy2(file, partial)
+        _replace(folder, partial)
+    _barrier()
+
+
+def _holds_weights(file: Path) -> bool:
+    return file.suffix in (".safetensors", ".bin", ".pt", ".pth") or file.name.endswith(".index.json")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    if not is_complete(folder):
+        state = "was not written to its end" if folder.is_dir() else "does not exist"
+        raise CheckpointError(f"{folder}: no checkpoint ({COMPLETE} is missing: the folder {state}); choose another")
+    return json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    """Renames `partial` to `folder`; what was there is deleted afterwards."""
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    partial.rename(folder)
+    _flush_folder(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _flush(stream: Any) -> None:
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()

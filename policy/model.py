@@ -1,0 +1,117 @@
+"""Loads a checkpoint folder as a policy: network, tokenizer, and what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerBase
+
+from pointing.coordinates import Family
+from policy.info import read_info, read_tokenizer
+from policy.turns import ChatFormat
+from policy.vision import ImageStats, install_fast_vision, read_image_stats
+from schemas.config import Lora, Model
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A network and the facts that the rest of this package needs about it.
+
+    `fast_vision` says that the vision tower takes patches of a single frame.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    family: Family
+    image_stats: ImageStats
+    image_token_id: int
+    vocab_size: int
+    forbidden_ids: tuple[int, ...]
+    fast_vision: bool
+
+
+def load(
+    config: Model, *, device: str = "cpu", trainable: bool = True, sharded: bool = False, seed: int = 0
+) -> LoadedPolicy:
+    """Loads the checkpoint that `config` names.
+
+    Trained weights are kept in float32, whatever `config.dtype` is: that is the type of the computation (see
+    sharding.py). Frozen weights (all with `trainable=False`, the base under LoRA) are kept in `config.dtype`.
+
+    Args:
+        config: the model section.
+        device: where the network will compute.
+        trainable: False loads a model that is only read, without adapters or gradients.
+        sharded: leave the weights on the CPU; sharding moves one block at a time, so no device holds them all.
+        seed: of the adapters' initial weights; the same on every rank.
+
+    Raises FileNotFoundError or ValueError naming the folder and the remedy when it is no supported checkpoint.
+    """
+    if config.attention == "flash_attention_2" and config.dtype != "bfloat16":
+        raise ValueError(
+            f"model.attention='flash_attention_2' does not compute in dtype={config.dtype!r}; set model.dtype=bfloat16 "
+            "or attention='sdpa'"
+        )
+    info = read_info(config.path)
+    tokenizer = read_tokenizer(config.path, trust_remote_code=config.trust_remote_code)
+    master = torch.float32 if trainable and config.lora is None else getattr(torch, config.dtype)
+    model: Any = AutoModelForImageTextToText.from_pretrained(
+        config.path,
+        dtype=master,
+        attn_implementation=config.attention,
+        trust_remote_code=config.trust_remote_code,
+    )
+    if not sharded:
+        model.to(device)
+    fast_vision = device == "cpu" and config.attention == "sdpa"
+    if fast_vision:
+        install_fast_vision(model.model.visual)
+    if not trainable:
+        model.requires_grad_(False)
+    elif config.lora is not None:
+        model = _with_adapters(model, config.lora, seed)
+    if config.freeze_vision:
+        vision_tower(model).requires_grad_(False)
+    if trainable and config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return LoadedPolicy(
+        model=model,
+        tokenizer=tokenizer,
+        family=info.family,
+        image_stats=read_image_stats(config.path),
+        image_token_id=info.image_token_id,
+        vocab_size=info.vocab_size,
+        forbidden_ids=ChatFormat(tokenizer).forbidden_ids(info.vocab_size),
+        fast_vision=fast_vision,
+    )
+
+
+def base_model(model: PreTrainedModel | PeftModel) -> Any:
+    """The network under the adapters, or the model itself: `.model` (vision and language) and `.lm_head`."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+def vision_tower(model: PreTrainedModel | PeftModel) -> Any:
+    """The vision tower: `.blocks`, `.patch_embed`, `.merger`."""
+    return base_model(model).model.visual
+
+
+def _with_adapters(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # every rank must draw the same adapters
+        adapted = get_peft_model(
+            model,
+            LoraConfig(
+                r=lora.rank,
+                lora_alpha=lora.alpha,
+                lora_dropout=0.0,  # the sampler has no dropout, and the ratio would see it
+                target_modules=targets,
+                exclude_modules=lora.exclude,
+            ),
+        )
+    assert isinstance(adapted, PeftModel)
+    return adapted

@@ -1,0 +1,131 @@
+"""The loss of one forward pass, and what is logged of it.
+
+    per token = policy loss x mismatch weight + kl_coefficient x KL(policy, reference) - entropy_coefficient x entropy
+    loss      = sum of (per token x token weight) / denominator        the denominator of the whole optimiser step
+
+Supervised training is the same with policy loss = -advantage x log-probability and advantages of 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from algorithms.auxiliary import entropy_bonus
+from algorithms.kl import KL_ESTIMATORS
+from algorithms.losses import LOSSES, LossOptions
+from algorithms.mismatch import MismatchOptions, importance_weights
+from algorithms.reductions import aggregate, masked_sum, token_weights
+from schemas.config import Algorithm
+
+# What is added up over micro-batches and ranks. The first two are shares of the loss, the others sums over tokens.
+SUMS: Sequence[str] = (
+    "loss",
+    "policy_loss",
+    "tokens",
+    "kl",
+    "entropy",
+    "ratio",
+    "clip_high",
+    "clip_low",
+    "clip_dual",
+    "mismatch",
+    "mismatch_limited",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What is known of the trained tokens of some rows: [B, M], row b's targets in its first columns.
+
+    `proximal` None stands for the current log-probabilities, which is exact before a batch's first update.
+    """
+
+    mask: Tensor
+    advantages: Tensor
+    behaviour: Tensor
+    reference: Tensor | None
+    proximal: Tensor | None
+    denominator: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A loss to differentiate, the sums named by SUMS (float64, no gradient), and the largest mismatch of a token."""
+
+    loss: Tensor
+    sums: Tensor
+    largest_mismatch: Tensor
+
+
+class Objective:
+    """The objective of one algorithm; of supervised training where it is None."""
+
+    def __init__(self, algorithm: Algorithm | None) -> None:
+        self._algorithm = algorithm
+        if algorithm is not None:
+            loss = algorithm.loss
+            self._options = LossOptions(clip_low=loss.clip_low, clip_high=loss.clip_high, clip_dual=loss.clip_dual)
+            self._correct = algorithm.mismatch is not None
+            self._mismatch = (
+                MismatchOptions(**algorithm.mismatch.model_dump()) if algorithm.mismatch else MismatchOptions()
+            )
+
+    @property
+    def entropy_in_loss(self) -> bool:
+        """Whether the entropy needs a gradient."""
+        return self._algorithm is not None and self._algorithm.loss.entropy_coefficient > 0
+
+    def __call__(self, logprobs: Tensor, entropy: Tensor, targets: Targets, kl_coefficient: float) -> Outcome:
+        """The loss of rows whose current log-probabilities and entropies are given, [B, M] both."""
+        if self._algorithm is None:
+            return _supervised(logprobs, entropy, targets)
+        mask = targets.mask
+        proximal = logprobs.detach() if targets.proximal is None else targets.proximal
+        policy = LOSSES[self._algorithm.loss.name](logprobs, proximal, targets.advantages, mask, self._options)
+        gap = importance_weights(proximal, targets.behaviour, mask, self._mismatch)
+        policy_loss = policy.per_token * gap.weights if self._correct else policy.per_token
+        per_token = policy_loss
+        kl = torch.zeros_like(logprobs)
+        if targets.reference is not None:
+            kl = KL_ESTIMATORS[self._algorithm.kl.estimator](logprobs, targets.reference)
+            per_token = per_token + kl_coefficient * kl
+        if self.entropy_in_loss:
+            per_token = per_token + entropy_bonus(entropy, mask, self._algorithm.loss.entropy_coefficient)
+        weights = token_weights(self._algorithm.loss.denominator, mask, logprobs.dtype)
+        loss = aggregate(per_token, weights, targets.denominator)
+        stats = policy.stats
+        sums = {
+            "loss": loss,
+            "policy_loss": aggregate(policy_loss, weights, targets.denominator),
+            "tokens": stats.tokens,
+            "kl": masked_sum(kl, mask),
+            "entropy": masked_sum(entropy, mask),
+            "ratio": stats.ratio,
+            "clip_high": stats.clip_high,
+            "clip_low": stats.clip_low,
+            "clip_dual": stats.clip_dual,
+            "mismatch": gap.gap,
+            "mismatch_limited": gap.limited if self._correct else torch.zeros_like(gap.gap),
+        }
+        return Outcome(loss, _stack(sums), gap.largest_gap.double())
+
+
+def _supervised(logprobs: Tensor, entropy: Tensor, targets: Targets) -> Outcome:
+    weights = token_weights("token", targets.mask, logprobs.dtype)
+    loss = aggregate(-targets.advantages * logprobs, weights, targets.denominator)
+    zero = torch.zeros_like(loss)
+    sums = dict.fromkeys(SUMS, zero) | {
+        "loss": loss,
+        "policy_loss": loss,
+        "tokens": targets.mask.bool().sum(),
+        "entropy": masked_sum(entropy, targets.mask),
+    }
+    return Outcome(loss, _stack(sums), zero.double())
+
+
+def _stack(sums: dict[str, Tensor]) -> Tensor:
+    return torch.stack([sums[name].detach().double() for name in SUMS])

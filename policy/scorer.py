@@ -1,0 +1,68 @@
+"""Log-probabilities of the sampled ids of whole tables, without gradients: reference model and proximal policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from policy.collate import Collator, PixelCache, Row, rows_of
+from policy.forward import PolicyModule, token_logprobs
+from policy.model import load
+from policy.sharding import most_over_ranks
+from schemas.config import Learner, Model
+
+Floats = npt.NDArray[np.float32]
+
+# Forward passes in place of rows that a rank does not have: sharded ranks must take part in each other's.
+IDLE = (Row("idle", np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int8), (), ()),)
+
+
+class Scorer:
+    """A policy that is only read."""
+
+    def __init__(self, policy: PolicyModule, collator: Collator, micro_batch_rows: int, device: str) -> None:
+        self._policy = policy
+        self._collator = collator
+        self._rows = micro_batch_rows
+        self._device = device
+
+    @classmethod
+    def frozen(cls, model: Model, learner: Learner, temperature: float, device: str) -> Scorer:
+        """Loads a model that no one trains, in its own dtype, for this process alone."""
+        loaded = load(model, device=device, trainable=False)
+        collator = Collator(loaded.image_token_id, loaded.image_stats, learner.layout)
+        return cls(PolicyModule(loaded, temperature).to(device), collator, learner.micro_batch_rows, device)
+
+    def logprobs(
+        self, table: pa.Table, images: Sequence[pa.Table], micro_batch_rows: int | None = None
+    ) -> list[Floats]:
+        """Log-probability of each trained id, one array per row aligned with `token_ids`, 0 where the mask is 0.
+
+        Args:
+            table: ROLLOUT or TRAINING rows. Where the policy is sharded, each rank may give rows of its own, and all
+                ranks must call.
+            images: IMAGES tables that hold every digest of the rows.
+            micro_batch_rows: rows of one forward pass; the learner's setting if None.
+        """
+        rows = rows_of(table)
+        cache = PixelCache.from_tables(images)
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))  # similar lengths, little padding
+        size = micro_batch_rows or self._rows
+        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        [n_parts] = most_over_ranks([len(parts)], self._device)
+        found: list[Floats] = [np.zeros(len(row.ids), dtype=np.float32) for row in rows]
+        for part in parts:
+            for row, values in zip(part, self.flat([rows[row] for row in part], cache), strict=True):
+                found[row][rows[row].mask.astype(bool)] = values
+        for _ in range(n_parts - len(parts)):
+            self.flat(IDLE, cache)
+        return found
+
+    def flat(self, rows: Sequence[Row], cache: PixelCache) -> list[Floats]:
+        """Log-probabilities of the trained ids alone, one array per row, from one forward pass."""
+        inputs = self._collator.collate(rows, cache).to(self._device)
+        values = token_logprobs(self._policy, inputs).cpu().numpy()
+        return np.split(values, np.cumsum([row.n_targets for row in rows])[:-1])
