@@ -72,6 +72,6 @@ def score_table(rollouts: pa.Table, rules: RewardRules) -> pa.Table:
     columns = {
         "trajectory_id": rollouts.column("trajectory_id").combine_chunks(),
         "reward": [score.reward for score in scores],
-        **{term: [score.terms().get(term) for score in scores] for term in SCORE_TERMS},
+        **{term: [getattr(score, term) for score in scores] for term in SCORE_TERMS},
     }
     return check(pa.Table.from_pydict(columns, schema=SCORES), SCORES, "reward output")
