@@ -7,6 +7,7 @@ tasks --sampled n times--> reward, metrics with standard errors      "sampled/..
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pointing.metrics import measure, summarise
 
 from actors.player import Order
 from orchestrator.cluster import Pending, Players
 from orchestrator.report import contact_sheet, overlay
 from pointing.coordinates import Frame, Size
 from pointing.drawing import open_image
+from pointing.metrics import measure, summarise
 from schemas import batch
 from schemas.config import Sampling, Validation
 from schemas.task import Task
@@ -42,9 +43,9 @@ class Evaluation:
 
     def headline(self) -> str:
         """The numbers that a person looks at first."""
-        parts = [f"reward {self.reward:.2f}", f"object mIoU {self.numbers.get('sampled/obj_miou', float('nan')):.3f}"]
+        parts = [f"reward {self.reward:.2f}", f"object mIoU {self.numbers.get('sampled/object_iou', math.nan):.3f}"]
         if "greedy/reward" in self.numbers:
-            greedy = self.numbers.get("greedy/obj_miou", float("nan"))
+            greedy = self.numbers.get("greedy/object_iou", math.nan)
             parts.append(f"greedy: reward {self.numbers['greedy/reward']:.2f}, object mIoU {greedy:.3f}")
         return ", ".join(parts)
 
@@ -80,19 +81,30 @@ def _play(
 
 
 def numbers_of(table: pa.Table, tasks: dict[str, Task]) -> dict[str, float]:
-    """Mean reward with its standard error over tasks, and pointing.metrics of all replies."""
+    """Mean reward and pointing.metrics of all replies.
+
+    Standard errors of the reward and of the object IoU are over tasks, whose draws are not independent.
+    """
     rows = table.to_pylist()
     measured = [measure(row["reply"], tasks[row["task_id"]].ground_truth, frame_of(row)) for row in rows]
+    names = [str(row["task_id"]) for row in rows]
+    numbers = summarise(measured).flat()
+    numbers["reward"] = float(np.mean([row["reward"] for row in rows]))
+    for key, values in (("reward", [row["reward"] for row in rows]), ("object_iou", [m.object_iou for m in measured])):
+        error = _error_over_tasks(names, values)
+        if error is not None:
+            numbers[f"{key}_se"] = error
+    return numbers
+
+
+def _error_over_tasks(names: Sequence[str], values: Sequence[float | None]) -> float | None:
+    """Standard error of the mean over tasks of each task's mean; None for fewer than two tasks."""
     by_task: dict[str, list[float]] = {}
-    for row in rows:
-        by_task.setdefault(row["task_id"], []).append(row["reward"])
-    means = np.asarray([np.mean(rewards) for rewards in by_task.values()])
-    error = float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else float("nan")
-    return {
-        "reward": float(np.mean([row["reward"] for row in rows])),
-        "reward_se": error,
-        **summarise(measured).numbers(),
-    }
+    for name, value in zip(names, values, strict=True):
+        if value is not None:
+            by_task.setdefault(name, []).append(value)
+    means = np.asarray([np.mean(each) for each in by_task.values()])
+    return float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else None
 
 
 def frame_of(row: dict[str, Any]) -> Frame:

@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from policy.checkpoint import is_complete
 from schemas.config import Run
 from schemas.config_file import to_yaml
 
@@ -58,7 +59,7 @@ class RunFolder:
         """Steps with a complete checkpoint, ascending."""
         if not self.checkpoints.is_dir():
             return []
-        names = (_STEP.match(p.name) for p in self.checkpoints.iterdir() if (p / "complete.json").is_file())
+        names = (_STEP.match(p.name) for p in self.checkpoints.iterdir() if is_complete(p))
         return sorted(int(match.group(1)) for match in names if match)
 
 

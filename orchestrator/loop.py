@@ -11,7 +11,7 @@ from actors.player import Order
 from orchestrator.assemble import assemble
 from orchestrator.clock import CLOCK
 from orchestrator.cluster import Cluster, Pending
-from orchestrator.metrics import batch_numbers
+from orchestrator.metrics import batch_numbers, learner_numbers
 from orchestrator.progress import Progress
 from orchestrator.watch import Watch
 from schemas.config import TrainConfig
@@ -37,6 +37,6 @@ def train(config: TrainConfig, cluster: Cluster, progress: Progress, watch: Watc
         )
         learned = cluster.learner.update(batch.training, shards.images, progress.kl.coef)
         cluster.publish_weights(version=step + 1)
-        progress.advance(batch.adaptive, learned.kl)
-        watch.step(step, batch_numbers(batch) | learned.numbers() | CLOCK.numbers(), progress)
+        progress.advance(batch.adaptive, learned.kl if config.uses_reference else None)
+        watch.step(step, batch_numbers(batch) | learner_numbers(learned) | CLOCK.numbers(), progress)
     watch.after(progress)

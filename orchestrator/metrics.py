@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from orchestrator.assemble import Assembled
+from policy.learner import UpdateReport
 from schemas.batch import SCORE_TERMS
 
 
@@ -48,6 +49,11 @@ def batch_numbers(assembled: Assembled) -> dict[str, float]:
     for ending in ("answer", "turn_limit", "token_limit", "length_limit"):
         numbers[f"ended/{ending}"] = endings.count(ending) / len(endings)
     return numbers
+
+
+def learner_numbers(report: UpdateReport) -> dict[str, float]:
+    """The learner's report as metrics."""
+    return {f"learner/{name}": value for name, value in report.numbers().items()}
 
 
 def _rows_by_group(table: pa.Table) -> dict[str, list[int]]:

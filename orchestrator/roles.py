@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray
-from policy.learner import UpdateReport
 from ray.exceptions import RayError
 
 from actors.group import ActorGroup, GroupError, Share
@@ -25,6 +24,7 @@ from actors.player import Order
 from actors.reference import ReferenceActor
 from actors.rollout import RolloutActor
 from orchestrator.clock import timed
+from policy.learner import UpdateReport
 from schemas.config import TrainConfig
 from services.reward import deploy
 
@@ -192,7 +192,7 @@ class LearnerRole:
             resources.learner_ranks,
             Share(resources.cpus_per_learner, resources.gpus_per_learner, resources.threads),
             strategy=resources.placement,
-            arguments=lambda rank: (rank, resources.learner_ranks, config, total_steps),
+            arguments=lambda rank: (rank, resources.learner_ranks, config, total_steps * config.plan.optimiser_steps),
             start_timeout_s=resources.start_timeout_s,
             call_timeout_s=resources.call_timeout_s,
         )

@@ -11,10 +11,10 @@ from orchestrator.training import Outcome
 
 _SHOWN = (
     ("reward", "reward (0 to 10)"),
-    ("obj_miou", "object mIoU"),
-    ("obj_acc_50", "object IoU above 0.5"),
-    ("hand_miou", "hand IoU"),
-    ("ray_angle_deg", "ray error, degrees"),
+    ("object_iou", "object mIoU"),
+    ("object_acc_50", "object IoU of 0.5 or more"),
+    ("hand_iou", "hand IoU"),
+    ("ray_error_deg", "ray error, degrees"),
     ("format_rate", "well-formed replies"),
 )
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from policy.checkpoint import read_extra
-from policy.learner import PolicyLearner
-
 from orchestrator.cluster import Cluster, Players, connect
 from orchestrator.data import Split, read_split
 from orchestrator.evaluate import Evaluation, evaluate
@@ -16,6 +13,8 @@ from orchestrator.loop import train
 from orchestrator.metrics import MetricsLog, screen
 from orchestrator.progress import Position, Progress, total_steps
 from orchestrator.watch import Watch
+from policy.checkpoint import read_extra
+from policy.learner import PolicyLearner
 from schemas.config import TrainConfig
 
 
