@@ -100,7 +100,7 @@ def plot_curves(metrics: str | Path, out: str | Path) -> Path:
     Of a step that was logged twice, as after a resume, the last record counts. A file without such numbers gives a
     picture that says so.
     """
-    logged = _read(Path(metrics))
+    logged = read_series(Path(metrics))
     panels = [(title, [line for line in lines if (line.kind, line.key) in logged]) for title, lines in PANELS]
     panels = [(title, lines) for title, lines in panels if lines]
     columns = max(1, min(COLUMNS, len(panels)))
@@ -118,8 +118,8 @@ def plot_curves(metrics: str | Path, out: str | Path) -> Path:
     return beside.replace(out)
 
 
-def _read(metrics: Path) -> dict[tuple[str, str], Series]:
-    """Every numeric series by (kind, key), in the order of steps."""
+def read_series(metrics: Path) -> dict[tuple[str, str], Series]:
+    """Every numeric series of a metrics file by (kind, key), in the order of steps; of a repeated step the last."""
     records: dict[tuple[str, int], Mapping[str, Any]] = {}
     for text in metrics.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
