@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from policy.forward import PolicyModule
@@ -53,7 +53,7 @@ def save(
         partial.mkdir(parents=True)
     _barrier()
     weights, state = get_state_dict(policy, optimiser, options=_TRAINED_ONLY)
-    dcp.save(
+    state_dict_saver.save(
         {"weights": weights, "optimiser": state}, checkpoint_id=partial / "state", no_dist=not dist.is_initialized()
     )
     with (partial / f"rng-{rank():05d}.pt").open("wb") as stream:
@@ -77,8 +77,8 @@ def load(folder: str | Path, policy: PolicyModule, optimiser: torch.optim.Optimi
     folder = Path(folder)
     counters = _read(folder)["counters"]
     weights, state = get_state_dict(policy, optimiser, options=_TRAINED_ONLY)
-    stored = {"weights": weights, "optimiser": state}
-    dcp.load(stored, checkpoint_id=folder / "state", no_dist=not dist.is_initialized())
+    stored: dict[str, Any] = {"weights": weights, "optimiser": state}
+    state_dict_loader.load(stored, checkpoint_id=folder / "state", no_dist=not dist.is_initialized())
     set_state_dict(
         policy,
         optimiser,

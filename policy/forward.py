@@ -29,6 +29,8 @@ class PolicyModule(nn.Module):
     Everything that touches a parameter happens inside `forward`, so that sharded parameters are gathered for it.
     """
 
+    _forbidden: Tensor
+
     def __init__(self, loaded: LoadedPolicy, temperature: float) -> None:
         """Wraps the network.
 

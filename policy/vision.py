@@ -79,10 +79,9 @@ def patchify(image: Pixels, stats: ImageStats) -> npt.NDArray[np.float32]:
         raise ValueError(f"an image of {width}x{height} is off the grid of {block}; resize it before it is recorded")
     m, p = stats.merge, stats.patch
     tiles = image.reshape(height // block, m, p, width // block, m, p, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-    scale = 1 / (255 * np.array(stats.std, dtype=np.float32))
-    shift = np.array(stats.mean, dtype=np.float32) / np.array(stats.std, dtype=np.float32)
-    values = tiles.reshape(-1, 3, p * p) * scale[:, None] - shift[:, None]
-    return values.reshape(-1, stats.patch_values)
+    mean, std = (np.asarray(x, dtype=np.float32)[:, None] for x in (stats.mean, stats.std))
+    values = tiles.reshape(-1, 3, p * p) * (1 / (255 * std)) - mean / std
+    return values.reshape(-1, stats.patch_values).astype(np.float32, copy=False)
 
 
 def repeat_frames(patches: Tensor, frames: int) -> Tensor:

@@ -1,0 +1,91 @@
+"""What an update did: sums of each optimiser step, and the report over all of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from policy.objective import SUMS
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What one update did, over all ranks. Losses are means over its optimiser steps, the others over trained tokens.
+
+    kl: to the reference, by the configured estimator; 0 without one. ratio: current to proximal. clip_*: share of
+    tokens held by each bound. mismatch: |sampler - learner| of the log-probabilities before the update; _limited: share
+    of tokens whose weight the limit cut. grad_norm: before clipping. Skipped steps count in `skipped` alone.
+    """
+
+    loss: float
+    policy_loss: float
+    kl: float
+    entropy: float
+    ratio: float
+    clip_high: float
+    clip_low: float
+    clip_dual: float
+    mismatch: float
+    mismatch_max: float
+    mismatch_limited: float
+    grad_norm: float
+    lr: float
+    trained_tokens: int
+    optimiser_steps: int
+    skipped: int
+
+    def numbers(self) -> dict[str, float]:
+        """Every field by name, for a log."""
+        return {name: float(value) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What one optimiser step measured: SUMS over all ranks, the largest mismatch, the gradient's norm."""
+
+    sums: dict[str, float]
+    largest_mismatch: float
+    grad_norm: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the step may be taken: the same answer on every rank, as both numbers are over all of them."""
+        return math.isfinite(self.sums["loss"]) and math.isfinite(self.grad_norm)
+
+
+def reduce_step(sums: Tensor, largest: Tensor, norm: Tensor) -> StepReport:
+    """Adds the sums of all ranks up and takes the largest mismatch of any; the norm is that of the whole gradient."""
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return StepReport(dict(zip(SUMS, sums.tolist(), strict=True)), float(largest), float(norm))
+
+
+def summarise(steps: list[StepReport], lr: float) -> UpdateReport:
+    """The report over the optimiser steps of one update; `lr` is that of the last."""
+    taken = [step for step in steps if step.finite]
+    total = {name: sum(step.sums[name] for step in taken) for name in SUMS}
+    n_steps, n_tokens = max(1, len(taken)), max(1.0, total["tokens"])
+    return UpdateReport(
+        loss=total["loss"] / n_steps,
+        policy_loss=total["policy_loss"] / n_steps,
+        kl=total["kl"] / n_tokens,
+        entropy=total["entropy"] / n_tokens,
+        ratio=total["ratio"] / n_tokens,
+        clip_high=total["clip_high"] / n_tokens,
+        clip_low=total["clip_low"] / n_tokens,
+        clip_dual=total["clip_dual"] / n_tokens,
+        mismatch=total["mismatch"] / n_tokens,
+        mismatch_max=max((step.largest_mismatch for step in taken), default=0.0),
+        mismatch_limited=total["mismatch_limited"] / n_tokens,
+        grad_norm=sum(step.grad_norm for step in taken) / n_steps,
+        lr=lr,
+        trained_tokens=int(total["tokens"]),
+        optimiser_steps=len(taken),
+        skipped=len(steps) - len(taken),
+    )

@@ -1,0 +1,90 @@
+"""A rank's rows of a TRAINING table: the plan of its forward passes, and the targets of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from policy.collate import ModelInputs, Row, ragged, rows_of
+from policy.objective import Targets
+from policy.scorer import IDLE, Floats
+from policy.sharding import most_over_ranks
+
+Plan = list[list[list[int]]]  # row numbers by optimiser step and micro-batch
+Column = list[npt.NDArray[Any]]
+
+
+class TrainingBatch:
+    """The rows of one rank. Ragged columns are views of the table; only the values of trained ids are copied."""
+
+    def __init__(self, table: pa.Table, rank: int) -> None:
+        mine = table.filter(pc.field("rank") == rank)
+        self._rows = rows_of(mine)
+        self._advantages = ragged(mine, "advantages")
+        self._behaviour = ragged(mine, "behaviour_logprobs")
+        has_reference = not mine.column("reference_logprobs").null_count
+        self._reference = ragged(mine, "reference_logprobs") if has_reference else None
+        self._denominator = mine.column("denominator").to_numpy()
+        self._step = mine.column("optimiser_step").to_numpy()
+        self._micro_batch = mine.column("micro_batch").to_numpy()
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether every row has the reference's log-probabilities."""
+        return self._reference is not None
+
+    def plan(self, device: str) -> Plan:
+        """Row numbers of every forward pass. It has the same shape on every rank: where this one has no rows, the
+        micro-batch is empty. All ranks must call it."""
+        [n_steps] = most_over_ranks([int(self._step.max(initial=-1)) + 1], device)
+        counts = [int(self._micro_batch[self._step == s].max(initial=-1)) + 1 for s in range(n_steps)]
+        return [
+            [np.flatnonzero((self._step == s) & (self._micro_batch == m)).tolist() for m in range(count)]
+            for s, count in enumerate(most_over_ranks(counts, device))
+        ]
+
+    def rows(self, micro_batch: Sequence[int]) -> Sequence[Row]:
+        """The rows of a micro-batch; an idle row, which trains nothing, for an empty one."""
+        return [self._rows[r] for r in micro_batch] or IDLE
+
+    def targets(self, micro_batch: Sequence[int], proximal: Mapping[int, Floats], inputs: ModelInputs) -> Targets:
+        """What is known of the trained ids of a micro-batch, in the layout of `scatter`.
+
+        Args:
+            micro_batch: row numbers.
+            proximal: log-probabilities before the first update, by row number; all rows of a micro-batch or none.
+            inputs: the collated rows.
+        """
+        masks = [self._rows[r].mask.astype(bool) for r in micro_batch]
+
+        def chosen(column: Column) -> Tensor:
+            return _padded([column[r][mask] for r, mask in zip(micro_batch, masks, strict=True)], inputs)
+
+        known = bool(micro_batch) and micro_batch[0] in proximal
+        return Targets(
+            mask=scatter(torch.ones_like(inputs.target_ids, dtype=torch.float32), inputs),
+            advantages=chosen(self._advantages),
+            behaviour=chosen(self._behaviour),
+            reference=None if self._reference is None else chosen(self._reference),
+            proximal=_padded([proximal[r] for r in micro_batch], inputs) if known else None,
+            denominator=float(self._denominator[micro_batch[0]]) if micro_batch else 1.0,
+        )
+
+
+def scatter(flat: Tensor, inputs: ModelInputs) -> Tensor:
+    """Values [N] of the trained ids -> [B, M]: row b's in its first columns, 0 in the rest."""
+    rows, columns = inputs.target_rows, inputs.target_columns
+    shape = (int(rows.max()) + 1, int(columns.max()) + 1) if len(rows) else (1, 1)
+    return flat.new_zeros(shape).index_put((rows, columns), flat)
+
+
+def _padded(values: Column, inputs: ModelInputs) -> Tensor:
+    flat = np.concatenate([np.zeros(0), *values]).astype(np.float32)
+    return scatter(torch.from_numpy(flat).to(inputs.target_ids.device), inputs)
