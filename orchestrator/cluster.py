@@ -17,9 +17,9 @@ import pyarrow as pa
 import ray
 
 from orchestrator.clock import timed
-from orchestrator.roles import LearnerRole, NoReference, ReferenceRole, RewardRole, RolloutRole, Scoring, ShardRef
+from orchestrator.roles import LearnerRole, NoReference, ReferenceRole, RewardRole, RolloutRole, ShardRef
 from schemas.config import Resources, TrainConfig
-from services.reward import shutdown as shutdown_reward
+from services.handle import PendingScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Pending:
     """A finished shard with what is being computed of it."""
 
     shard: ShardRef
-    scores: Scoring
+    scores: PendingScores
     reference: Any | None
 
 
@@ -46,6 +46,7 @@ def connect(resources: Resources) -> None:
 
     A local cluster gets as many logical CPUs as the roles reserve: they take turns on the cores there are.
     """
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
@@ -89,8 +90,9 @@ class Players:
         )
 
     def shutdown(self) -> None:
-        """Stops the roles and leaves Ray."""
-        shutdown_reward()
+        """Stops the roles and leaves Ray. A local cluster ends with it; on a shared one other applications stay."""
+        if os.environ.get("RAY_ADDRESS"):
+            self.reward.stop()
         ray.shutdown()
 
 

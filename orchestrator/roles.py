@@ -12,10 +12,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import ray
+from ray import serve
 from ray.exceptions import RayError
 
 from actors.group import ActorGroup, GroupError, Share
@@ -26,7 +27,8 @@ from actors.rollout import RolloutActor
 from orchestrator.clock import timed
 from policy.learner import UpdateReport
 from schemas.config import TrainConfig
-from services.reward import deploy
+from services.handle import HandleClient, PendingScores
+from services.reward import APP_NAME, deploy
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,23 +120,19 @@ def _deal(order: Order, engines: int, shards: int) -> list[Order]:
     ]
 
 
-class Scoring(Protocol):
-    """A reward call under way."""
-
-    def result(self, *, timeout_s: float) -> pa.Table:
-        """The SCORES rows; raises when scoring failed."""
-        ...
-
-
 class RewardRole:
     """The reward service, through its deployment handle: one call per shard."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self._handle = deploy(config.reward)
+        self._client = HandleClient(deploy(config.reward), timeout_s=config.reward.request_timeout_s)
 
-    def score(self, shard: ShardRef) -> Scoring:
-        """Starts scoring a shard; the table travels by reference."""
-        return self._handle.score_table.remote(shard.rollout)
+    def score(self, shard: ShardRef) -> PendingScores:
+        """Starts scoring a shard; the table travels by reference. A call lost with its replica is sent again."""
+        return self._client.start(shard.rollout)
+
+    def stop(self) -> None:
+        """Takes the application down; others on the same cluster stay."""
+        serve.delete(APP_NAME)
 
 
 class ReferenceRole:
