@@ -87,7 +87,8 @@ class DatasetError(ValueError):
 
 
 def read(options: DatasetOptions, prompt_length: Callable[[Task], int] | None = None) -> Dataset:
-    """Reads and checks all files. `prompt_length` counts the tokens of a task's prompt with its images expanded.
+    """Reads and checks all files. `prompt_length` counts the tokens of a task's prompt with its images expanded;
+    a ValueError of it rejects the row.
 
     Bad rows raise one DatasetError that lists them, or with `on_error="skip"` become `rejected`. A file that cannot
     be read at all, and files without a usable task, raise it in any case.
@@ -106,11 +107,11 @@ def read(options: DatasetOptions, prompt_length: Callable[[Task], int] | None = 
                 continue
             try:
                 task = reader.task(row, f"{label}-{row.index}")
+                length = _length(task, prompt_length, options.prompt_key)
             except FieldError as error:
                 rejected.append(Rejection(row.source, error.field, error.reason))
                 continue
-            limit = options.max_prompt_length
-            if limit is not None and prompt_length is not None and prompt_length(task) > limit:
+            if options.max_prompt_length is not None and length > options.max_prompt_length:
                 overlong += 1
             else:
                 tasks.append(task)
@@ -121,6 +122,15 @@ def read(options: DatasetOptions, prompt_length: Callable[[Task], int] | None = 
         detail = f"; {_summary(rejected)}" if rejected else ""
         raise DatasetError(f"{names}: no usable task ({len(rejected)} rejected, {overlong} prompts too long){detail}")
     return Dataset(tuple(tasks), tuple(rejected), overlong)
+
+
+def _length(task: Task, prompt_length: Callable[[Task], int] | None, field: str) -> int:
+    if prompt_length is None:
+        return 0
+    try:
+        return prompt_length(task)
+    except ValueError as error:
+        raise FieldError(field, str(error)) from error
 
 
 def _summary(rejected: Sequence[Rejection]) -> str:

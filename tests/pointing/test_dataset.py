@@ -245,6 +245,18 @@ def test_overlong_prompts_are_counted_and_left_out(folder: Path) -> None:
         read(DatasetOptions(files=given.files, max_prompt_length=0), words)
 
 
+def test_a_prompt_that_cannot_be_counted_is_a_bad_row(folder: Path) -> None:
+    given = write(folder, row(), row(prompt="<image>strip"))
+
+    def refuses(task: Task) -> int:
+        if "strip" in task.prompt:
+            raise ValueError("sides differ by more than 200 times")
+        return 1
+
+    with pytest.raises(DatasetError, match=r"train\.jsonl:2: prompt: sides differ"):
+        read(DatasetOptions(files=given.files, max_prompt_length=20), refuses)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
