@@ -40,6 +40,11 @@ class Size:
         """Number of pixels."""
         return self.width * self.height
 
+    @property
+    def aspect(self) -> float:
+        """The longer side over the shorter one."""
+        return max(self.width, self.height) / min(self.width, self.height)
+
 
 @dataclass(frozen=True, slots=True)
 class Family:
@@ -79,11 +84,11 @@ def fit_to_grid(size: Size, grid: int, min_pixels: int, max_pixels: int) -> Size
     >>> fit_to_grid(Size(640, 480), 28, 3136, 1_003_520)
     Size(width=644, height=476)
     """
-    if max(size.width, size.height) / min(size.width, size.height) > MAX_ASPECT:
+    fitted = _resize_rule(size, grid, min_pixels, max_pixels)
+    if max(size.aspect, fitted.aspect) > MAX_ASPECT:  # processors refuse either
         raise ValueError(
             f"image of {size.width}x{size.height}: sides differ by more than {MAX_ASPECT:g} times; crop it"
         )
-    fitted = _resize_rule(size, grid, min_pixels, max_pixels)
     if not min_pixels <= fitted.area <= max_pixels:
         raise ValueError(
             f"image of {size.width}x{size.height} would become {fitted.width}x{fitted.height} on a grid of {grid}, "

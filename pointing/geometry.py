@@ -103,9 +103,10 @@ def clip_segment(start: Point, end: Point, width: float, height: float) -> Segme
             leave = min(leave, room / step)
     if enter > leave:
         return None
-
-    def at(share: float) -> Point:
-        # Clamped because the sum may miss the border by a rounding error.
-        return clamp(start[0] + share * dx, 0.0, width), clamp(start[1] + share * dy, 0.0, height)
-
-    return at(enter) if enter > 0 else start, at(leave) if leave < 1 else end
+    first = (start[0] + enter * dx, start[1] + enter * dy) if enter > 0 else start
+    last = (start[0] + leave * dx, start[1] + leave * dy) if leave < 1 else end
+    # Rounding may leave either just outside.
+    return (
+        (clamp(first[0], 0.0, width), clamp(first[1], 0.0, height)),
+        (clamp(last[0], 0.0, width), clamp(last[1], 0.0, height)),
+    )
