@@ -41,7 +41,7 @@ def iou(a: Box, b: Box) -> float:
     height = (ay2 if ay2 < by2 else by2) - (ay1 if ay1 > by1 else by1)
     common = width * height if width > 0 and height > 0 else 0.0
     union = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - common
-    if not 0 < union < math.inf:
+    if not union > 0:  # or NaN; an infinite one ends in 0 below, clamped where it is NaN
         return 0.0
     return clamp(common / union, 0.0, 1.0)
 
