@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -26,6 +28,19 @@ def _load(model: type[T], config: Path, overrides: list[str] | None) -> T:
         raise typer.Exit(2) from None
 
 
+@contextmanager
+def refusals() -> Generator[None]:
+    """Turns what a user can mend into one message and exit code 2; anything else keeps its traceback."""
+    from orchestrator.folder import RunExistsError
+    from pointing.dataset import DatasetError
+
+    try:
+        yield
+    except (ConfigError, DatasetError, RunExistsError, FileNotFoundError) as error:
+        typer.echo(f"refused: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
 @app.command()
 def scenes(
     out: Annotated[Path, typer.Argument(help="folder to write")],
@@ -47,7 +62,8 @@ def sft(config: Config, overrides: Overrides = None) -> None:
     chosen = _load(SftConfig, config, overrides)
     from orchestrator.sft import run_sft
 
-    folder = run_sft(chosen)
+    with refusals():
+        folder = run_sft(chosen)
     typer.echo(f"model        {folder.export}")
 
 
@@ -58,7 +74,9 @@ def train(config: Config, overrides: Overrides = None) -> None:
     from orchestrator.summary import print_outcome
     from orchestrator.training import run_training
 
-    print_outcome(run_training(chosen))
+    with refusals():
+        outcome = run_training(chosen)
+    print_outcome(outcome)
 
 
 @app.command("eval")
@@ -79,7 +97,8 @@ def evaluate(
     from orchestrator.summary import print_numbers
     from orchestrator.training import run_evaluation
 
-    result = run_evaluation(chosen, split)
+    with refusals():
+        result = run_evaluation(chosen, split)
     print_numbers(result.numbers)
     if out is not None:
         write_report(out, result.numbers)
@@ -96,4 +115,5 @@ def export(
     chosen = _load(TrainConfig, config, overrides)
     from orchestrator.training import run_export
 
-    typer.echo(f"model        {run_export(chosen, out, step)}")
+    with refusals():
+        typer.echo(f"model        {run_export(chosen, out, step)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from algorithms.estimators import refuse
 from orchestrator.cluster import Cluster, Players, connect
 from orchestrator.data import Split, read_split
 from orchestrator.evaluate import Evaluation, evaluate
@@ -16,6 +17,7 @@ from orchestrator.watch import Watch
 from policy.checkpoint import read_extra
 from policy.learner import PolicyLearner
 from schemas.config import TrainConfig
+from schemas.config_file import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ def run_training(config: TrainConfig) -> Outcome:
 
     Everything that can be refused is refused before Ray starts.
     """
+    refuse_ineffective(config)
     tasks = read_split(config, "train")
     validation = read_split(config, "validation")
     steps = total_steps(config, len(tasks))
@@ -59,6 +62,20 @@ def run_training(config: TrainConfig) -> Outcome:
         log.close()
         cluster.shutdown()
     return Outcome(folder, steps, watch.first, watch.last)
+
+
+def refuse_ineffective(config: TrainConfig) -> None:
+    """Raises ConfigError for a method whose parts do not work together; see algorithms.estimators.refuse."""
+    algorithm = config.algorithm
+    reasons = refuse(
+        advantage=algorithm.advantage,
+        loss=algorithm.loss.name,
+        samples_per_task=config.rollout.samples_per_task,
+        adaptive=algorithm.adaptive is not None,
+        kl_loss=algorithm.kl.estimator if config.uses_reference else None,
+    )
+    if reasons:
+        raise ConfigError("\n".join(f"algorithm: {reason}" for reason in reasons))
 
 
 def run_evaluation(config: TrainConfig, split: Split) -> Evaluation:
