@@ -21,6 +21,7 @@ from pointing.geometry import Box, Point
 
 TOOL_CALL_OPEN = "<tool_call>"
 ANSWER_OPEN = "<answer>"
+ANSWER_CLOSE, THINK_CLOSE = "</answer>", "</think>"
 CAPTION_OPEN, CAPTION_CLOSE = "<|caption_start|>", "<|caption_end|>"
 
 # Possessive quantifiers (*+, ++) never go back, so an attempt costs what it reads, and no two attempts read the same
@@ -31,6 +32,7 @@ _POINT = re.compile(rf"<\|point_start\|>\s*+\[{_INT},{_INT}\]\s*+<\|point_end\|>
 _KEYS = {"name", "start", "end", "color"}
 _CALL_START = re.compile(r"<tool_call>\s*+\{")
 _CALL_END = re.compile(r"\}\s*+</tool_call>")
+_TAG = re.compile(r"<[^<>]*+>")
 _decode_json = json.JSONDecoder().raw_decode
 
 
@@ -134,3 +136,17 @@ def _captions(reply: str) -> tuple[str, ...]:
         captions.append(reply[start:end])
         start = reply.find(CAPTION_OPEN, end + len(CAPTION_CLOSE))
     return tuple(captions)
+
+
+def answer_text(reply: str) -> str:
+    """The words of a reply's answer, without tags: what follows its thinking, between answer tags if there are any.
+
+    >>> answer_text("<think>hm</think><answer>Nothing is pointed at.</answer>")
+    'Nothing is pointed at.'
+    """
+    _, _, said = reply.rpartition(THINK_CLOSE)
+    opened = said.find(ANSWER_OPEN)
+    if opened >= 0:
+        closed = said.find(ANSWER_CLOSE, opened)
+        said = said[opened : closed if closed >= 0 else len(said)]
+    return _TAG.sub("", said).strip()

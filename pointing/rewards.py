@@ -8,7 +8,8 @@
 
 Where the ground truth lacks a part, its term is 0. It differs from the published code in three ways, each on purpose: a
 term that is not finite is 0 (there, NaN counts as 1), so a number too large to compute with earns nothing; digits are
-ASCII only; nothing raises. Numbers are read as float64.
+ASCII only; nothing raises. Numbers are read as float64. RewardRules can also close, one by one, the ways of earning
+reward without pointing well.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from pointing import geometry
-from pointing.coordinates import Frame
-from pointing.geometry import Segment, clamp
-from pointing.grammar import Reply, parse
+from pointing.coordinates import Frame, Size
+from pointing.geometry import Box, Segment, clamp
+from pointing.grammar import Reply, answer_text, parse
 from pointing.parts import RawTruth, Truth, predict, read_truth
 from schemas.scoring import RewardRules
 
@@ -66,6 +67,8 @@ def score(
     known = read_truth(truth)
     said = parse(reply)
     if known is None:
+        if rules.require_negative_answer and not any(map(str.isalnum, answer_text(reply))):
+            return Score(0.0, neg=0.0)
         return _score_negative(said, rules)
     return _score_positive(said, known, frame, rules)
 
@@ -100,12 +103,18 @@ def _score_negative(said: Reply, rules: RewardRules) -> Score:
 
 def _score_positive(said: Reply, truth: Truth, frame: Frame, rules: RewardRules) -> Score:
     found = predict(said, frame)
-    hand_iou = geometry.iou(found.hand, truth.hand) if found.hand and truth.hand else 0.0
-    obj_iou = geometry.iou(found.target, truth.target) if found.target and truth.target else 0.0
-    ray_cos = _ray_cos(found.ray, truth.ray) if found.ray and truth.ray else 0.0
+    hand, target, calls, boxes = found.hand, found.target, len(said.rays), len(said.tail_boxes)
+    any_box = boxes > 0
+    if rules.require_valid_boxes:
+        limits = frame.limits
+        hand = hand if hand and _is_valid(said.boxes[0], limits) else None
+        target = target if target and _is_valid(said.tail_boxes[-1], limits) else None
+        any_box = any(_is_valid(box, limits) for box in said.tail_boxes)
+    hand_iou = geometry.iou(hand, truth.hand) if hand and truth.hand else 0.0
+    obj_iou = geometry.iou(target, truth.target) if target and truth.target else 0.0
+    ray_cos = _ray_cos(found.ray, truth.ray, rules) if found.ray and truth.ray else 0.0
     kpt_score = _kpt_score(found.keypoints, truth) if found.keypoints else 0.0
-    calls, boxes = len(said.rays), len(said.tail_boxes)
-    shares = (rules.box_share if boxes else 0.0) + (rules.caption_share if said.captions else 0.0)
+    shares = (rules.box_share if any_box else 0.0) + (rules.caption_share if said.captions else 0.0)
     stage2_format = clamp(shares, 0.0, 1.0)
     total = (
         rules.hand_iou * hand_iou
@@ -115,8 +124,9 @@ def _score_positive(said: Reply, truth: Truth, frame: Frame, rules: RewardRules)
         + rules.stage2_format * stage2_format
     )
     base = clamp(total, 0.0, rules.maximum)
-    tool_penalty = 1.0 / calls if calls else 1.0
-    bbox_penalty = 1.0 / boxes if boxes else rules.no_box_penalty
+    without_tool = 0.0 if rules.require_tool else 1.0
+    tool_penalty = 1.0 / calls if calls else without_tool
+    bbox_penalty = 1.0 / boxes if any_box else rules.no_box_penalty
     return Score(
         clamp(base * tool_penalty * bbox_penalty, 0.0, rules.maximum),
         hand_iou,
@@ -132,9 +142,18 @@ def _score_positive(said: Reply, truth: Truth, frame: Frame, rules: RewardRules)
     )
 
 
-def _ray_cos(found: Segment, true: Segment) -> float:
+def _ray_cos(found: Segment, true: Segment, rules: RewardRules) -> float:
     between = geometry.angle(found, true)
-    return 0.0 if between is None else clamp(1.0 - between / math.pi, 0.0, 1.0)
+    if between is None:
+        return 0.0
+    share = clamp(1.0 - between / math.pi, 0.0, 1.0)
+    return 2.0 * share - 1.0 if rules.ray_above_chance else share
+
+
+def _is_valid(box: Box, limits: Size) -> bool:
+    """True for a box with an area, first corner upper left, inside an image of this size; NaN and infinity are not."""
+    x1, y1, x2, y2 = box
+    return 0.0 <= x1 < x2 <= limits.width and 0.0 <= y1 < y2 <= limits.height
 
 
 def _kpt_score(found: Segment, truth: Truth) -> float:

@@ -16,6 +16,9 @@ class RewardRules(Record):
 
     `negative_max` is the most a clean reply to a negative task earns. The published code clamps it to 1, although its
     own scale runs to 10: with 1 every negative earns the same unless all four mistakes occur together.
+
+    The last four fields close ways of earning reward without pointing well. They are off by default, which leaves the
+    published numbers as they are.
     """
 
     hand_iou: Weight = 1.0
@@ -29,6 +32,10 @@ class RewardRules(Record):
     negative_penalty: Weight = 2.5  # for each kind of mark present in the reply to a negative
     negative_max: Weight = 1.0
     maximum: Weight = 10.0
+    require_tool: bool = False  # without a tool call that counts, a positive earns 0
+    require_valid_boxes: bool = False  # a box that leaves the image, is inverted or empty counts only against the reply
+    ray_above_chance: bool = False  # ray_cos runs from -1 to 1, so that a ray of random direction earns 0 on average
+    require_negative_answer: bool = False  # an answer without a word earns 0 on a negative
 
 
 class FrameSpec(Record):
