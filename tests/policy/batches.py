@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import torch
 from PIL import Image
 
 from policy.conversation import Ledger
@@ -121,3 +122,15 @@ def replace(table: pa.Table, **columns: list) -> pa.Table:
         field = table.schema.field(name)
         table = table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
     return table
+
+
+def assert_same_gradients(
+    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], tolerance: float = 1e-5
+) -> None:
+    """Equal up to `tolerance` of the largest entry of the whole gradient."""
+    assert found.keys() == expected.keys()
+    largest = max(grad.abs().max().item() for grad in expected.values())
+    assert largest > 0
+    for name, grad in expected.items():
+        difference = (found[name] - grad).abs().max().item()
+        assert difference <= tolerance * largest, f"{name}: {difference} of {largest}"
