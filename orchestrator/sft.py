@@ -13,17 +13,17 @@ from typing import Any
 import ray.train
 import torch
 import torch.distributed as dist
-from policy.learner import PolicyLearner
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from orchestrator.cluster import connect
 from orchestrator.data import read_split
 from orchestrator.folder import RunFolder, open_run, prune
-from orchestrator.metrics import MetricsLog
+from orchestrator.metrics import MetricsLog, learner_numbers
 from orchestrator.report import plot_curves
 from pointing.sampler import Cursor, Sampler
 from policy.info import read_info, read_tokenizer
+from policy.learner import PolicyLearner
 from policy.transcripts import Supervised, supervised, to_tables
 from policy.turns import ChatFormat
 from schemas.config import SftConfig
@@ -77,12 +77,12 @@ def _worker(given: dict[str, Any]) -> None:
     for step, rows, after in _batches(config, tasks, saved.get("step", 0), steps, start, rank, world):
         started = time.perf_counter()
         report = learner.update(*_tables(rows, rank, config), 0.0)
-        numbers = report.numbers() | {"time/step": time.perf_counter() - started}
+        numbers = learner_numbers(report) | {"time/step": time.perf_counter() - started}
         ray.train.report({"step": step, **numbers})
         if log is not None:
             log.write("train", step, numbers)
             if step % 20 == 0 or step + 1 == steps:
-                print(f"step {step + 1:4d}/{steps}  loss {numbers['loss']:.4f}", flush=True)
+                print(f"step {step + 1:4d}/{steps}  loss {numbers['learner/loss']:.4f}", flush=True)
         due = config.checkpoint.every and (step + 1) % config.checkpoint.every == 0
         if due or step + 1 == steps:
             extra = {"step": step + 1, "cursor": after.to_json()}

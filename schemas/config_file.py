@@ -134,3 +134,8 @@ def _fields_at(model: type[BaseModel], location: tuple[str, ...]) -> list[str]:
 def to_yaml(config: BaseModel) -> str:
     """The whole configuration as YAML, every default written out: what a run folder keeps."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(file: Path) -> Any:
+    """A YAML file as plain values: what `to_yaml` wrote."""
+    return yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -138,6 +138,6 @@ def test_the_run_folder_holds_what_the_readme_promises(ends: Ends) -> None:
 
 
 def test_another_configuration_in_the_same_folder_is_refused(ends: Ends, scenes: Path) -> None:
-    other = configured(ends.model, scenes, ends.folder.parent, 3, learner={"optimiser": {"lr": 0.5, "schedule": "cosine", "min_ratio": 0.5}})
-    with pytest.raises(RunExistsError, match=r"'lr: 0\.001' became 'lr: 0\.5'"):
+    other = configured(ends.model, scenes, ends.folder.parent, 3, algorithm={"kl": {"coefficient": 0.5}})
+    with pytest.raises(RunExistsError, match=r"algorithm\.adaptive was \{.*\} and is None"):
         run_training(other)
