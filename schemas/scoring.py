@@ -95,3 +95,11 @@ class ScoreResponse(Record):
     """One entry for each item of the request, in its order."""
 
     scores: tuple[ItemScore, ...]
+
+
+class ActiveReward(Record):
+    """What a service scores with: the rules of the built-in reward, or else a function of one's own."""
+
+    rules: RewardRules | None = None
+    function: str | None = None
+    function_kwargs: dict[str, Any] = Field(default_factory=dict)

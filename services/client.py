@@ -1,25 +1,36 @@
-"""An HTTP client of the reward service. Scoring is idempotent, so a request that was lost is sent again."""
+"""HTTP clients of the reward service, one that blocks and one for asyncio. What was lost is sent again."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import httpx
 
-from schemas.scoring import ItemScore, RewardRules, ScoreItem, ScoreRequest, ScoreResponse
+from schemas.evaluation import EvaluationReport
+from schemas.scoring import ActiveReward, ItemScore, ScoreItem
+from services.exchange import Call, Exchange, evaluate_call, parts, read_scores, score_call
 from services.retry import Retry, RewardServiceError
 
-RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+REWARDS, READY = Call("GET", "/v1/rewards"), Call("GET", "/readyz")
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    return {} if token is None else {"Authorization": f"Bearer {token}"}
+
+
+def _sent(call: Call) -> dict[str, Any]:
+    timeout = httpx.USE_CLIENT_DEFAULT if call.timeout_s is None else call.timeout_s
+    return {"json": call.body, "params": call.params, "timeout": timeout}
 
 
 class RewardClient:
-    """Scores over HTTP. Use as a context manager.
+    """Scores over HTTP. Use as a context manager; may be shared by threads.
 
     url: the service's root, as "http://127.0.0.1:8100". items_per_request: longer lists are sent in parts. timeout_s
-    bounds each attempt. Raises RewardServiceError with the service's own words; a 4xx is not repeated.
+    bounds each attempt. Raises RewardServiceError with the service's own words; see Exchange for what is repeated.
     """
 
     def __init__(
@@ -33,8 +44,7 @@ class RewardClient:
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
+        self._http = httpx.Client(base_url=url, headers=_headers(token), timeout=timeout_s, transport=transport)
         self._items_per_request = items_per_request
         self._retry = retry
         self._sleep = sleep
@@ -42,9 +52,7 @@ class RewardClient:
     def __enter__(self) -> RewardClient:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -54,42 +62,110 @@ class RewardClient:
     def score(self, items: Sequence[ScoreItem]) -> tuple[ItemScore, ...]:
         """One score for each item, in order."""
         scores: list[ItemScore] = []
-        for start in range(0, len(items), self._items_per_request):
-            part = tuple(items[start : start + self._items_per_request])
-            body = ScoreRequest(items=part).model_dump(mode="json")
-            answered = ScoreResponse.model_validate(self._call("POST", "/v1/score", body)).scores
-            if len(answered) != len(part):
-                raise RewardServiceError(f"sent {len(part)} items and got {len(answered)} scores back")
-            scores.extend(answered)
+        for part in parts(items, self._items_per_request):
+            scores.extend(read_scores(part, self._answer(score_call(part))))
         return tuple(scores)
 
-    def rules(self) -> RewardRules:
-        """The rules in force at the service."""
-        return RewardRules.model_validate(self._call("GET", "/v1/rewards"))
+    def evaluate(
+        self, items: Sequence[ScoreItem], confidence: float = 0.95, *, timeout_s: float = 300.0
+    ) -> EvaluationReport:
+        """Metrics of a whole prediction set, sent at once."""
+        return EvaluationReport.model_validate(self._answer(evaluate_call(items, confidence, timeout_s)))
+
+    def active(self) -> ActiveReward:
+        """The reward in force at the service."""
+        return ActiveReward.model_validate(self._answer(REWARDS))
 
     def wait_ready(self) -> None:
         """Returns once the service can score; raises when the attempts are used up."""
-        self._call("GET", "/readyz")
+        self._answer(READY)
 
-    def _call(self, method: str, path: str, body: Any = None) -> Any:
-        said = "no attempt was made"
-        for _ in self._retry.rounds(self._sleep):
+    def _answer(self, call: Call) -> Any:
+        exchange = Exchange(call, self._retry)
+        while True:
             try:
-                response = self._http.request(method, path, json=body)
+                response = self._http.request(call.method, call.path, **_sent(call))
+                pause = exchange.take(response)
+                if pause is None:
+                    return response.json()
             except httpx.TransportError as error:
-                said = f"{type(error).__name__}: {error}"
-                continue
-            if response.is_success:
-                return response.json()
-            said = _words(response)
-            if response.status_code not in RETRIED_STATUS:
-                break
-        raise RewardServiceError(f"{method} {self._http.base_url.join(path)}: {said}")
+                pause = exchange.take(error)
+            self._sleep(pause or 0.0)
 
 
-def _words(response: httpx.Response) -> str:
-    try:
-        problem = response.json()
-        return f"{response.status_code} {problem['title']}: {problem['detail']} {problem.get('errors', '')}".rstrip()
-    except (ValueError, KeyError, TypeError):
-        return f"{response.status_code} {response.reason_phrase}"
+class AsyncRewardClient:
+    """RewardClient for asyncio: the same arguments and errors; parts of a long list are sent side by side.
+
+    at_once: how many of these requests are under way together.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        items_per_request: int = 256,
+        at_once: int = 8,
+        retry: Retry = Retry(),
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._http = httpx.AsyncClient(base_url=url, headers=_headers(token), timeout=timeout_s, transport=transport)
+        self._items_per_request = items_per_request
+        self._free = asyncio.Semaphore(at_once)
+        self._retry = retry
+        self._sleep = sleep
+
+    async def __aenter__(self) -> AsyncRewardClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def score(self, items: Sequence[ScoreItem]) -> tuple[ItemScore, ...]:
+        """One score for each item, in order."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(self._score(part)) for part in parts(items, self._items_per_request)]
+        except* RewardServiceError as several:
+            first: BaseException = several
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            raise first from None
+        return tuple(score for task in asked for score in task.result())
+
+    async def _score(self, part: tuple[ScoreItem, ...]) -> tuple[ItemScore, ...]:
+        async with self._free:
+            return read_scores(part, await self._answer(score_call(part)))
+
+    async def evaluate(
+        self, items: Sequence[ScoreItem], confidence: float = 0.95, *, timeout_s: float = 300.0
+    ) -> EvaluationReport:
+        """Metrics of a whole prediction set, sent at once."""
+        answer = await self._answer(evaluate_call(items, confidence, timeout_s))
+        return EvaluationReport.model_validate(answer)
+
+    async def active(self) -> ActiveReward:
+        """The reward in force at the service."""
+        return ActiveReward.model_validate(await self._answer(REWARDS))
+
+    async def wait_ready(self) -> None:
+        """Returns once the service can score; raises when the attempts are used up."""
+        await self._answer(READY)
+
+    async def _answer(self, call: Call) -> Any:
+        exchange = Exchange(call, self._retry)
+        while True:
+            try:
+                response = await self._http.request(call.method, call.path, **_sent(call))
+                pause = exchange.take(response)
+                if pause is None:
+                    return response.json()
+            except httpx.TransportError as error:
+                pause = exchange.take(error)
+            await self._sleep(pause or 0.0)

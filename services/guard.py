@@ -6,33 +6,41 @@ import hmac
 import logging
 import time
 import uuid
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.meter import Meter
 from services.problems import problem
 
+UNLISTED = 64 * 1024
 log = logging.getLogger("ray.serve.reward")  # a child of the logger whose lines Serve keeps per replica
 
 
 class Guard:
     """ASGI middleware. A request without the right bearer token is answered before its body is read.
 
-    token: None lets everyone in. open_paths: paths that need no token. Bytes of the body are counted as they arrive.
+    token: None lets everyone in. open_paths: paths that need no token. max_bytes: how long the body of a request to
+    each path may be, 64 KiB where none is given. Bytes are counted as they arrive.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None, max_body_bytes: int, open_paths: Container[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, token: str | None, max_bytes: Mapping[str, int], open_paths: Container[str], meter: Meter
+    ) -> None:
         self.app = app
         self.token = None if token is None else token.encode()
-        self.max_body_bytes = max_body_bytes
+        self.max_bytes = max_bytes
         self.open_paths = open_paths
+        self.meter = meter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        limit = self.max_bytes.get(path, UNLISTED)
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id
         started, status, received = time.perf_counter(), 500, 0
@@ -41,8 +49,8 @@ class Guard:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
-                raise HTTPException(413, self._too_large())
+            if received > limit:
+                raise HTTPException(413, _too_large(limit))
             return message
 
         async def noted(message: Message) -> None:
@@ -51,36 +59,38 @@ class Guard:
                 status = message["status"]
             await send(message)
 
-        refusal = self._refusal(scope, headers)
+        refusal = self._refusal(path, headers, limit)
         try:
             if refusal is None:
                 await self.app(scope, counted, noted)
             else:
                 await refusal(scope, receive, noted)
         finally:
-            ms = (time.perf_counter() - started) * 1e3
+            seconds = time.perf_counter() - started
+            known = path in self.max_bytes or path in self.open_paths
+            self.meter.request(path if known else "other", status, seconds)
             log.info(
                 "%s %r status=%d bytes=%d ms=%.1f request_id=%s",
-                *(scope["method"], scope["path"][:100], status, received, ms, request_id),
+                *(scope["method"], path[:100], status, received, seconds * 1e3, request_id),
             )
 
-    def _refusal(self, scope: Scope, headers: dict[bytes, bytes]) -> ASGIApp | None:
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+    def _refusal(self, path: str, headers: dict[bytes, bytes], limit: int) -> ASGIApp | None:
         if self.token is not None and path not in self.open_paths and not self._admitted(headers):
             detail = "send the service's token as 'Authorization: Bearer TOKEN'"
             return problem(401, detail, {"WWW-Authenticate": "Bearer"})
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit():
             return problem(400, "Content-Length is not a number")
-        return problem(413, self._too_large()) if int(declared) > self.max_body_bytes else None
+        return problem(413, _too_large(limit)) if int(declared[:20]) > limit else None
 
     def _admitted(self, headers: dict[bytes, bytes]) -> bool:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         assert self.token is not None
         return hmac.compare_digest(given.strip(), self.token) and scheme.lower() == b"bearer"
 
-    def _too_large(self) -> str:
-        return f"the body is larger than {self.max_body_bytes} bytes; send fewer items per request"
+
+def _too_large(limit: int) -> str:
+    return f"the body is larger than {limit} bytes; send fewer items per request"
 
 
 def _request_id(headers: dict[bytes, bytes]) -> str:

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
@@ -18,12 +17,14 @@ from services.scoring import ScoringError
 log = logging.getLogger("ray.serve.reward")
 MAX_ERRORS = 10
 MAX_TEXT = 200
+MEDIA_TYPE = "application/problem+json"
 
 
-def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
+def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response:
     """A problem-details response; `more` adds members to it."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
-    return JSONResponse(body, status, headers, media_type="application/problem+json")
+    # ASCII: names in a request may hold halves of surrogate pairs, which UTF-8 cannot.
+    return Response(json.dumps(body), status, headers, media_type=MEDIA_TYPE)
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -37,11 +38,22 @@ def _finite(text: str) -> float:
     return value
 
 
+def strict_json(text: bytes) -> Any:
+    """JSON by the letter: NaN, Infinity and numbers that overflow are refused wherever they stand.
+
+    Raises ValueError for whatever cannot be read, JSON nested too deeply included.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None
+
+
 class _StrictRequest(Request):
-    """JSON by the letter: NaN, Infinity and numbers that overflow are refused wherever they stand."""
+    """Reads its body with `strict_json`."""
 
     async def json(self) -> Any:
-        return json.loads(await self.body(), parse_constant=_refuse_constant, parse_float=_finite)
+        return strict_json(await self.body())
 
 
 class StrictRoute(APIRoute):

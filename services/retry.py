@@ -31,6 +31,15 @@ class Retry:
         """Seconds to wait after so many failures before this one."""
         return min(self.longest_s, self.backoff_s * 2**failures) * jitter
 
+    def next_pause(self, failures: int, at_least: float = 0.0) -> float | None:
+        """Seconds to wait after so many failures, the last one included; None when no attempt is left.
+
+        `at_least` is what the service asked for; no more than `longest_s` of it is granted.
+        """
+        if failures >= self.attempts:
+            return None
+        return max(self.pause(failures - 1, random.uniform(0.5, 1.5)), min(at_least, self.longest_s))
+
     def rounds(self, sleep: Callable[[float], None]) -> Iterator[int]:
         """Yields the number of each attempt, sleeping in between."""
         for attempt in range(self.attempts):

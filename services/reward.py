@@ -1,24 +1,29 @@
 """The reward as a Ray Serve application with two doors.
 
 driver --deployment handle, one Arrow shard per call--> RewardService --> services.scoring
-anyone --HTTP, POST /v1/score-------------------------> services.api  ----^
+anyone --HTTP, POST /v1/score, /v1/evaluate-----------> services.api  ----^
+                                                              '--> Ray's metrics port (Prometheus)
 """
 
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from fastapi import FastAPI
 from ray import serve
-from ray.serve.config import HTTPOptions, ProxyLocation
+from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions, ProxyLocation
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from schemas.service import ServiceOptions
-from services.api import build_api, probe
-from services.scoring import score_table
+from services.api import build_api
+from services.custom import open_reward
+from services.scoring import ScoringError, score_table
+from services.serve_meter import ServeMeter
 
 APP_NAME = "reward"
 
@@ -29,18 +34,32 @@ class RewardService:
     def __init__(self, options: ServiceOptions) -> None:
         self._options = options
         self._token = read_token(options)
-        probe(options.rules)
+        self._meter = ServeMeter()
+        self._reward = open_reward(options)
+        self._reward.check()
 
     def score_table(self, rollouts: pa.Table) -> pa.Table:
         """ROLLOUT rows in, SCORES rows out. Pass the table's ObjectRef as the argument: it is resolved here."""
-        return score_table(rollouts, self._options.rules)
+        started = time.perf_counter()
+        try:
+            scores = score_table(rollouts, self._reward)
+        except ScoringError:
+            self._meter.failed("handle")
+            raise
+        self._meter.scored("handle", scores.num_rows, time.perf_counter() - started)
+        return scores
 
     def check_health(self) -> None:
         """Called by Serve: a replica that cannot score is replaced."""
-        probe(self._options.rules)
+        self._reward.check()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_api(self._options, self._token)
+        return build_api(self._options, self._token, self._reward, self._meter)
+
+    def __del__(self) -> None:
+        """Called by Serve when the replica has drained."""
+        if hasattr(self, "_reward"):  # not where the constructor failed
+            self._reward.close()
 
 
 def read_token(options: ServiceOptions) -> str | None:
@@ -57,19 +76,32 @@ def read_token(options: ServiceOptions) -> str | None:
 
 def build_app(options: ServiceOptions) -> serve.Application:
     """The Serve application: one deployment, which is also its HTTP ingress."""
+    scaling = options.autoscaling
     deployed = serve.deployment(
         name="RewardService",
-        num_replicas=options.replicas,
+        num_replicas=options.replicas if scaling is None else "auto",
+        autoscaling_config=None if scaling is None else AutoscalingConfig(**scaling.model_dump()),
         ray_actor_options={"num_cpus": options.cpus_per_replica},
-        max_ongoing_requests=32,
-        max_queued_requests=1024,  # beyond it callers are told to come back (503) and memory stays bounded
+        max_ongoing_requests=options.max_ongoing_requests,
+        max_queued_requests=options.max_queued_requests,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=options.retry_after_s),
         max_constructor_retry_count=2,
         health_check_period_s=5,
         health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=5,
+        graceful_shutdown_timeout_s=options.drain_s,
         graceful_shutdown_wait_loop_s=0.2,
     )
-    return deployed(serve.ingress()(RewardService)).bind(options)
+    return deployed(serve.ingress()(RewardService)).bind(_with_whole_path(options))
+
+
+def _with_whole_path(options: ServiceOptions) -> ServiceOptions:
+    """A function's file by its whole path: replicas have another working directory."""
+    if options.function is None:
+        return options
+    path, _, name = options.function.rpartition(":")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"reward.function={options.function!r}: no such file: {Path(path).resolve()}")
+    return options.model_copy(update={"function": f"{Path(path).resolve()}:{name}"})
 
 
 def deploy(options: ServiceOptions) -> DeploymentHandle[Any]:

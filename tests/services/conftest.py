@@ -104,11 +104,14 @@ def deployed() -> Iterator[Deployed]:
     import ray
 
     from services import reward
+    from services.proxy import PROXY_ENV
 
     port = free_port()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_MODE", "disabled")
         environment.setenv(TOKEN_ENV, TOKEN)  # read by the replica, so before Ray starts
+        for name, value in PROXY_ENV.items():
+            environment.setenv(name, value)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
         try:
             options = ServiceOptions(

@@ -14,7 +14,7 @@ from pointing import rewards
 from schemas.scoring import RewardRules, ScoreItem, ScoreResponse
 from schemas.service import ServiceOptions
 from services.api import build_api
-from services.scoring import answer
+from services.scoring import BuiltIn, answer
 
 OPTIONS = ServiceOptions(port=1, token_env="T", max_body_bytes=20_000, max_items=3)
 AUTH = {"Authorization": "Bearer right"}
@@ -57,7 +57,7 @@ def test_scores_in_order_with_ids(client: TestClient) -> None:
     items = [{**GOOD["items"][0], "id": "a"}, {"response": "x", "ground_truth": None}, {"response": "", "id": "c"}]
     response = client.post("/v1/score", json={"items": items}, headers=AUTH)
     assert response.status_code == 200
-    expected = answer([ScoreItem.model_validate(item) for item in items], OPTIONS.rules)
+    expected = answer([ScoreItem.model_validate(item) for item in items], BuiltIn(OPTIONS.rules))
     assert ScoreResponse.model_validate(response.json()).scores == expected
     assert [s.id for s in expected] == ["a", None, "c"]
     assert expected[0].terms["obj_iou"] == pytest.approx(2 / 3, rel=1e-15)
@@ -210,7 +210,7 @@ def test_each_request_is_logged_once_with_a_plain_request_id(
 def test_rules_in_force_are_shown() -> None:
     rules = RewardRules(obj_iou=7.5, negative_max=10.0)
     client = TestClient(build_api(ServiceOptions(rules=rules)))
-    assert RewardRules.model_validate(client.get("/v1/rewards").json()) == rules
+    assert client.get("/v1/rewards").json() == {"rules": rules.model_dump(), "function": None, "function_kwargs": {}}
     assert client.post("/v1/score", json=GOOD).json()["scores"][0]["reward"] == pytest.approx(7.5 * 2 / 3 + 1.8)
 
 

@@ -13,15 +13,16 @@ from schemas.service import ServiceOptions
 from services.api import build_api
 from services.client import RewardClient
 from services.retry import Retry, RewardServiceError
-from services.scoring import answer
+from services.scoring import BuiltIn, answer
 
 ITEMS = [ScoreItem(id=str(k), response=f"<|box_start|>[0, 0, {k}, 9]<|box_end|>") for k in range(1, 8)]
 RULES = ServiceOptions().rules
+REWARD = BuiltIn(RULES)
 
 
 def served(request: httpx.Request) -> httpx.Response:
     items = ScoreRequest.model_validate_json(request.content).items
-    return httpx.Response(200, json={"scores": [s.model_dump() for s in answer(items, RULES)]})
+    return httpx.Response(200, json={"scores": [s.model_dump() for s in answer(items, REWARD)]})
 
 
 def make(respond: Callable[[httpx.Request], httpx.Response], pauses: list[float], **options: Any) -> RewardClient:
@@ -42,7 +43,7 @@ def test_lost_calls_are_repeated_with_growing_pauses(failure: int | Exception) -
 
     pauses: list[float] = []
     with make(respond, pauses, retry=Retry(attempts=4, backoff_s=1.0, longest_s=3.0)) as client:
-        assert client.score(ITEMS) == answer(ITEMS, RULES)
+        assert client.score(ITEMS) == answer(ITEMS, REWARD)
     assert len({call.content for call in calls}) == 1
     assert calls[0].headers["authorization"] == "Bearer tok"
     for pause, middle in zip(pauses, (1.0, 2.0, 3.0), strict=True):
@@ -53,7 +54,7 @@ def test_attempts_are_bounded_and_the_last_words_reported() -> None:
     pauses: list[float] = []
     problem = {"title": "Service Unavailable", "detail": "come back", "status": 503}
     client = make(lambda _: httpx.Response(503, json=problem), pauses, retry=Retry(attempts=3))
-    with pytest.raises(RewardServiceError, match="POST http://reward/v1/score: 503 Service Unavailable: come back"):
+    with pytest.raises(RewardServiceError, match="POST /v1/score: 503 Service Unavailable: come back"):
         client.score(ITEMS)
     assert len(pauses) == 2
 
@@ -75,7 +76,7 @@ def test_long_lists_are_sent_in_parts_and_joined_in_order() -> None:
         return served(request)
 
     client = make(respond, [], items_per_request=3)
-    assert client.score(ITEMS) == answer(ITEMS, RULES)
+    assert client.score(ITEMS) == answer(ITEMS, REWARD)
     assert sizes == [3, 3, 1]
     assert client.score([]) == ()
 
@@ -100,8 +101,8 @@ def test_it_speaks_the_service_s_own_contract() -> None:
 
     with make(respond, []) as client:
         client.wait_ready()
-        assert client.rules() == RULES
-        assert client.score(ITEMS) == answer(ITEMS, RULES)
+        assert client.active().rules == RULES
+        assert client.score(ITEMS) == answer(ITEMS, REWARD)
 
 
 def test_retry_needs_an_attempt() -> None:

@@ -18,7 +18,7 @@ from services import reward
 from services.client import RewardClient
 from services.handle import HandleClient
 from services.retry import Retry, RewardServiceError
-from services.scoring import score_table
+from services.scoring import BuiltIn, score_table
 
 pytestmark = pytest.mark.cluster
 
@@ -44,13 +44,13 @@ def replica_pid() -> int:
 
 
 def test_function_handle_and_http_agree_to_the_last_bit(deployed: Any, rollouts: pa.Table) -> None:
-    expected = score_table(rollouts, deployed.options.rules)
+    expected = score_table(rollouts, BuiltIn(deployed.options.rules))
     shards = [ray.put(rollouts.slice(0, 7)), ray.put(rollouts.slice(7))]
     tables = HandleClient(deployed.handle).score(shards)
     assert pa.concat_tables(tables).equals(expected)
     with RewardClient(deployed.url, deployed.token, items_per_request=5) as client:
         answered = client.score(items_of(rollouts))
-        assert client.rules() == deployed.options.rules
+        assert client.active().rules == deployed.options.rules
     for row, score in zip(expected.to_pylist(), answered, strict=True):
         assert score.id == row["trajectory_id"]
         assert math.copysign(1, score.reward) == math.copysign(1, row["reward"])
@@ -91,7 +91,7 @@ def test_the_whole_wait_is_bounded(deployed: Any, rollouts: pa.Table) -> None:
 
 
 def test_a_killed_replica_loses_nothing_through_either_door(deployed: Any, rollouts: pa.Table) -> None:
-    expected = score_table(rollouts, deployed.options.rules)
+    expected = score_table(rollouts, BuiltIn(deployed.options.rules))
     retry = Retry(attempts=8, backoff_s=0.5, longest_s=4.0)
     shard = ray.put(rollouts)
     os.kill(replica_pid(), signal.SIGKILL)
