@@ -40,7 +40,7 @@ def test_supervised_training_lowers_the_loss_and_continues(tiny_model: str, scen
     assert [r["step"] for r in records] == [0, 1, 2, 3, 4, 5]
     losses = [r["learner/loss"] for r in records]
     assert losses[0] > 5  # near uniform over 448 ids
-    assert losses[-1] < 0.75 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
     start, end = load_file(Path(tiny_model) / "model.safetensors"), load_file(folder.export / "model.safetensors")
     assert start.keys() == end.keys()
     assert not torch.equal(start["model.language_model.norm.weight"], end["model.language_model.norm.weight"])
