@@ -13,6 +13,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,18 +56,16 @@ def save(
         partial.mkdir(parents=True)
     _barrier()
     weights, state = get_state_dict(policy, optimiser, options=_TRAINED_ONLY)
-    state_dict_saver.save(
-        {"weights": weights, "optimiser": state}, checkpoint_id=partial / "state", no_dist=not dist.is_initialized()
-    )
+    with _quiet():
+        state_dict_saver.save(
+            {"weights": weights, "optimiser": state}, checkpoint_id=partial / "state", no_dist=not dist.is_initialized()
+        )
     with (partial / f"rng-{rank():05d}.pt").open("wb") as stream:
         torch.save(_random_state(), stream)
         _flush(stream)
     _barrier()
     if rank() == 0:
-        with (partial / COMPLETE).open("w", encoding="utf-8") as stream:
-            json.dump({"counters": counters, "extra": extra}, stream, indent=2)
-            _flush(stream)
-        _flush_folder(partial)
+        _write(partial / COMPLETE, {"counters": counters, "extra": extra})
         _replace(folder, partial)
     _barrier()
 
@@ -78,7 +79,8 @@ def load(folder: str | Path, policy: PolicyModule, optimiser: torch.optim.Optimi
     counters = _read(folder)["counters"]
     weights, state = get_state_dict(policy, optimiser, options=_TRAINED_ONLY)
     stored: dict[str, Any] = {"weights": weights, "optimiser": state}
-    state_dict_loader.load(stored, checkpoint_id=folder / "state", no_dist=not dist.is_initialized())
+    with _quiet():
+        state_dict_loader.load(stored, checkpoint_id=folder / "state", no_dist=not dist.is_initialized())
     set_state_dict(
         policy,
         optimiser,
@@ -115,14 +117,23 @@ def export(folder: str | Path, policy: PolicyModule, config: Model) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         dtype = getattr(torch, config.dtype)
+        if base_model(policy.model).config.tie_word_embeddings:
+            del weights["lm_head.weight"]  # the embedding again
         base_model(policy.model).save_pretrained(
             partial, state_dict={name: torch.from_numpy(value).to(dtype) for name, value in weights.items()}
         )
+        _write(partial / "config.json", _with_dtype(json.loads((partial / "config.json").read_text()), config.dtype))
         for file in Path(config.path).iterdir():
             if file.is_file() and not (partial / file.name).exists() and not _holds_weights(file):
                 shutil.copy2(file, partial)
         _replace(folder, partial)
     _barrier()
+
+
+def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """The configuration with the type that the weights were written in, in place of the trained float32."""
+    sections = {k: _with_dtype(v, dtype) if isinstance(v, dict) else v for k, v in config.items()}
+    return sections | {"dtype": dtype} if "dtype" in config else sections
 
 
 def _holds_weights(file: Path) -> bool:
@@ -156,6 +167,24 @@ def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """A process without a group saves and loads alone, as it should; torch warns of it each time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    """Writes JSON beside, then renames, so that a file of this name is whole."""
+    beside = file.with_name(file.name + ".partial")
+    with beside.open("w", encoding="utf-8") as stream:
+        json.dump(content, stream, indent=2)
+        _flush(stream)
+    beside.replace(file)
+    _flush_folder(file.parent)
 
 
 def _flush(stream: Any) -> None:

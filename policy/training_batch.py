@@ -42,7 +42,17 @@ class TrainingBatch:
 
     def plan(self, device: str) -> Plan:
         """Row numbers of every forward pass. It has the same shape on every rank: where this one has no rows, the
-        micro-batch is empty. All ranks must call it."""
+        micro-batch is empty. All ranks must call it.
+
+        Raises ValueError if rows of one optimiser step divide by different counts.
+        """
+        for step in np.unique(self._step):
+            counted = np.unique(self._denominator[self._step == step])
+            if len(counted) > 1:
+                raise ValueError(
+                    f"optimiser step {step}: denominators {counted[:3].tolist()} in one step; its rows must be counted "
+                    "together, once"
+                )
         [n_steps] = most_over_ranks([int(self._step.max(initial=-1)) + 1], device)
         counts = [int(self._micro_batch[self._step == s].max(initial=-1)) + 1 for s in range(n_steps)]
         return [

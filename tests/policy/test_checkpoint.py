@@ -1,0 +1,123 @@
+"""Checkpoints of one process, interrupted writing, and the export."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoTokenizer
+
+from policy import checkpoint
+from policy.checkpoint import CheckpointError, is_complete, read_extra
+from policy.info import read_info
+from policy.learner import PolicyLearner
+from policy.tiny import build_tiny
+from policy.vision import read_image_stats
+from schemas.config import Algorithm, Learner, Lora, Model, Optimiser
+from tests.policy.batches import ARCHITECTURES, make_batch
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return str(build_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def data(tiny):
+    table, images = make_batch(tiny, groups=1)
+    return table, [images]
+
+
+def learner_of(folder, **model):
+    optimiser = Optimiser(lr=1e-3, warmup_steps=3, schedule="cosine")
+    return PolicyLearner(
+        Model(path=folder, **model), Learner(optimiser=optimiser), Algorithm(), total_steps=9, temperature=1.0
+    )
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["full", "lora"])
+def test_a_resumed_run_is_bit_identical(tiny, data, tmp_path, lora):
+    straight = learner_of(tiny, lora=lora)
+    straight.update(*data, 0.0)
+    straight.save(str(tmp_path / "one"), {"position": [3, 4]})
+    random = torch.rand(3)
+    expected = [straight.update(*data, 0.0) for _ in range(2)]
+
+    resumed = learner_of(tiny, lora=lora)
+    assert resumed.load(str(tmp_path / "one")) == {"position": [3, 4]}
+    assert torch.equal(torch.rand(3), random), "the random state continues too"
+    assert [resumed.update(*data, 0.0) for _ in range(2)] == expected  # learning rate included
+    for (name, a), b in zip(straight.policy.named_parameters(), resumed.policy.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(tiny, data, tmp_path, monkeypatch):
+    learner = learner_of(tiny)
+    folder = tmp_path / "step"
+    learner.save(str(folder), {"step": 1})
+
+    def crash(*_, **__):
+        raise OSError("No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint.json, "dump", crash)
+        with pytest.raises(OSError, match="No space left"):
+            learner.save(str(folder), {"step": 2})
+    assert read_extra(folder) == {"step": 1}
+    assert not is_complete(folder.with_name("step.partial"))
+    assert (folder.with_name("step.partial") / "state").is_dir(), "all but the marker was written"
+    learner.save(str(folder), {"step": 3})  # over the remains of the interrupted one
+    assert read_extra(folder) == {"step": 3}
+    assert [path.name for path in tmp_path.iterdir()] == ["step"]
+
+
+def test_what_is_not_complete_is_not_loaded(tiny, tmp_path):
+    learner = learner_of(tiny)
+    with pytest.raises(CheckpointError, match="the folder does not exist"):
+        learner.load(str(tmp_path / "nowhere"))
+    learner.save(str(tmp_path / "cut"), {})
+    assert is_complete(tmp_path / "cut")
+    (tmp_path / "cut" / "complete.json").unlink()
+    with pytest.raises(CheckpointError, match="was not written to its end"):
+        learner.load(str(tmp_path / "cut"))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_export_is_a_checkpoint_like_the_first(architecture, tmp_path):
+    start = str(build_tiny(tmp_path / "start", architecture))
+    table, images = make_batch(start, groups=1)
+    learner = learner_of(start)
+    learner.update(table, [images], 0.0)
+    learner.export(str(tmp_path / "export"))
+    again = learner_of(str(tmp_path / "export"))
+    for (name, a), b in zip(learner.policy.named_parameters(), again.policy.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    for a, b in zip(learner.logprobs(table, [images]), again.logprobs(table, [images]), strict=True):
+        assert np.array_equal(a, b)
+    assert read_info(str(tmp_path / "export")).family.name == architecture
+    assert read_image_stats(tmp_path / "export") == read_image_stats(start)
+    ours, theirs = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "export", start))
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert ours.chat_template == theirs.chat_template
+    names = [{path.name for path in (tmp_path / folder).iterdir()} for folder in ("start", "export")]
+    assert names[0] == names[1]
+    generation = [json.loads((tmp_path / f / "generation_config.json").read_text()) for f in ("start", "export")]
+    assert generation[0]["eos_token_id"] == generation[1]["eos_token_id"]
+
+
+def test_an_export_of_adapters_is_merged(tiny, data, tmp_path):
+    learner = learner_of(tiny, lora=Lora(rank=2, alpha=16))
+    for _ in range(3):
+        learner.update(*data, 0.0)
+    learner.export(str(tmp_path / "export"))
+    exported = learner_of(str(tmp_path / "export"))
+    before = learner_of(tiny)
+    ours, theirs, start = (policy.logprobs(*data) for policy in (learner, exported, before))
+    for a, b, c in zip(ours, theirs, start, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        assert np.abs(a - c).max() > 1e-3
+
+
+def test_an_export_in_bfloat16(tiny, tmp_path):
+    learner_of(tiny, dtype="bfloat16").export(str(tmp_path / "export"))
+    assert AutoModelForImageTextToText.from_pretrained(tmp_path / "export", dtype="auto").dtype == torch.bfloat16

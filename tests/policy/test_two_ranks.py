@@ -1,0 +1,206 @@
+"""Two gloo ranks against one process: gradients, shards, adapters, and checkpoints at another number of ranks.
+
+The ranks run once, in two_ranks.py; the tests compare what they left.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+
+from policy.collate import rows_of
+from policy.sharding import join_shards, merge_adapters
+from policy.tiny import build_tiny
+from schemas.config import Lora
+from tests.policy import two_ranks
+from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, split
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def ranks(folder):
+    """What each of the two ranks found."""
+    for architecture in ARCHITECTURES:
+        build_tiny(folder / architecture, architecture)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.policy.two_ranks", str(rank), str(folder)],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        logs = [process.communicate(timeout=300)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    for process, log in zip(started, logs, strict=True):
+        assert process.returncode == 0, log[-4000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture
+def first(ranks):
+    return ranks[0]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_gradients_and_reports_are_those_of_one_process(folder, ranks, architecture):
+    table, images = make_batch(str(folder / architecture))
+    learner = two_ranks.learner_of(folder / architecture)
+    expected = two_ranks.recorded(learner, split(table, 1, 4), images)
+    for found in (rank[architecture] for rank in ranks):
+        assert_same_gradients(found["grads"], expected["grads"])
+        assert found["report"] == pytest.approx(expected["report"], rel=1e-4, abs=1e-6)
+    assert expected["report"]["grad_norm"] > two_ranks.SMOOTH.max_grad_norm, "the clip must be at work"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_parameter_is_sharded_by_rows(ranks, architecture):
+    for rank in ranks:
+        assert rank[architecture]["sharded"]
+        assert all(rank[architecture]["sharded"])
+    for name, (_, total) in ranks[0][architecture]["rows"].items():
+        locals_ = [rank[architecture]["rows"][name][0] for rank in ranks]
+        assert sum(locals_) == total, name
+        assert max(locals_) == -(-total // 2), name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_joined_shards_are_the_updated_state_dict(folder, ranks, architecture):
+    """By the names of transformers, a tied lm_head among them."""
+    table, images = make_batch(str(folder / architecture))
+    learner = two_ranks.learner_of(folder / architecture)
+    learner.update(split(table, 1, 6), [images], two_ranks.KL)
+    expected = learner.policy.model.state_dict()
+    joined = join_shards([rank[architecture]["shards"] for rank in ranks])
+    assert joined.keys() == expected.keys()
+    assert "lm_head.weight" in joined
+    assert np.array_equal(joined["lm_head.weight"], joined["model.language_model.embed_tokens.weight"])
+    stock = AutoModelForImageTextToText.from_pretrained(folder / architecture).state_dict()
+    for name, weight in joined.items():
+        torch.testing.assert_close(torch.from_numpy(weight), expected[name], atol=2e-5, rtol=0, msg=name)
+    assert any(not torch.equal(torch.from_numpy(joined[name]), stock[name]) for name in stock)
+
+
+def test_ranks_without_images_and_with_fewer_micro_batches(folder, ranks):
+    table, images, seats = two_ranks.mixed(folder / "qwen2_5_vl")
+    learner = two_ranks.learner_of(folder / "qwen2_5_vl")
+    expected = two_ranks.recorded(learner, table, images)
+    logprobs = learner.logprobs(table, [images])
+    for number, rank in enumerate(ranks):
+        assert_same_gradients(rank["uneven"]["grads"], expected["grads"])
+        assert rank["uneven"]["report"] == pytest.approx(expected["report"], rel=1e-4, abs=1e-6)
+        own = [values for values, (r, _) in zip(logprobs, seats, strict=True) if r == number]
+        for found, values in zip(rank["uneven_logprobs"], own, strict=True):
+            np.testing.assert_allclose(found, values, atol=1e-4)
+    assert [len(row.digests) for row in rows_of(table)] == [2, 2, 2, 0]
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_on_both(ranks):
+    assert [rank["poisoned"] for rank in ranks] == [(1, True), (1, True)]
+
+
+def test_bfloat16_is_the_computation_and_float32_the_weights(ranks, first):
+    for name in ("bfloat16", "bfloat16_lora"):
+        assert first[f"{name}_types"] == {torch.float32}
+        report = first[name]["report"]
+        assert report["optimiser_steps"] == 1
+        # bfloat16 has 8 bits of mantissa: log-probabilities of about -6 differ by some hundredths.
+        assert report["entropy"] == pytest.approx(first["qwen2_5_vl"]["report"]["entropy"], abs=0.02)
+        assert report["entropy"] != first["qwen2_5_vl"]["report"]["entropy"]
+
+
+def test_adapters_on_two_ranks_are_those_of_one_process(folder, ranks, first):
+    table, images = make_batch(str(folder / "qwen2_5_vl"))
+    learner = two_ranks.learner_of(folder / "qwen2_5_vl", lora=Lora(rank=2, alpha=8))
+    for _ in range(2):
+        expected = two_ranks.recorded(learner, split(table, 1, 6), images)
+    assert first["lora"]["grads"].keys() == {n for n, p in learner.policy.named_parameters() if p.requires_grad}
+    assert_same_gradients(first["lora"]["grads"], expected["grads"], tolerance=1e-4)
+    joined = join_shards([rank["lora_shards"] for rank in ranks])
+    merged = learner.policy.model
+    assert isinstance(merged, PeftModel)
+    state = merged.merge_and_unload().state_dict()  # peft's own merge is the oracle
+    assert joined.keys() == state.keys()
+    for name, weight in state.items():
+        torch.testing.assert_close(torch.from_numpy(joined[name]), weight, atol=2e-5, rtol=0, msg=name)
+
+
+def test_an_export_from_two_ranks_is_what_the_shards_join_to(folder, ranks):
+    joined = join_shards([rank["lora_shards"] for rank in ranks])
+    exported = AutoModelForImageTextToText.from_pretrained(folder / "lora-export").state_dict()
+    stock = AutoModelForImageTextToText.from_pretrained(folder / "qwen2_5_vl").state_dict()
+    assert exported.keys() == stock.keys()
+    for name, weight in exported.items():
+        torch.testing.assert_close(weight, torch.from_numpy(joined[name]), atol=1e-6, rtol=0, msg=name)
+    changed = {name for name in stock if not torch.equal(stock[name], exported[name])}
+    assert changed
+    assert all(".layers." in name for name in changed)
+
+
+def test_a_checkpoint_of_adapters_holds_nothing_else(folder):
+    def size(name):
+        return sum(file.stat().st_size for file in (folder / name / "state").iterdir())
+
+    assert size("lora") < size("two") / 10
+
+
+def test_a_resumed_run_is_bit_identical(first):
+    assert first["resumed_two"] == first["straight"]
+    for name, weight in first["straight_weights"].items():
+        assert torch.equal(first["resumed_two_weights"][name], weight), name
+
+
+def test_two_ranks_one_and_two_again(first):
+    """The same run, its second update in one process: equal up to the order of additions."""
+    assert first["alone_extra"] == {"step": 1}
+    assert first["resumed_one_extra"] == {"step": 2}
+    assert first["alone"] == pytest.approx(first["straight"][0], rel=1e-3, abs=1e-5)
+    for found, expected in zip(first["resumed_one"], first["straight"][1:], strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    for name, weight in first["straight_weights"].items():
+        torch.testing.assert_close(first["resumed_one_weights"][name], weight, atol=2e-4, rtol=0, msg=name)
+
+
+def test_joining_needs_the_shards_of_one_update():
+    with pytest.raises(ValueError, match=r"rank 1 and rank 0 differ in \['b'\]"):
+        join_shards([{"a": np.ones(1)}, {"a": np.ones(1), "b": np.ones(1)}])
+
+
+def test_uneven_shards_join_in_order():
+    """Three rows over four ranks, as torch.chunk deals them: 1, 1, 1, 0."""
+    whole = np.arange(6.0).reshape(3, 2)
+    shards = [{"w": whole[:1]}, {"w": whole[1:2]}, {"w": whole[2:]}, {"w": whole[:0]}]
+    assert np.array_equal(join_shards(shards)["w"], whole)
+
+
+def test_adapters_merge_by_hand():
+    merged = merge_adapters(
+        {
+            "w": np.zeros((2, 2)),
+            "v": np.ones(1),
+            "w:lora_A": np.array([[1.0, 2.0]]),
+            "w:lora_B": np.array([[3.0], [4.0]]),
+            "w:lora_scale": np.array(0.5),
+        }
+    )
+    assert merged.keys() == {"w", "v"}
+    assert merged["w"].tolist() == [[1.5, 3.0], [2.0, 4.0]]

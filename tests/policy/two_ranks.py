@@ -1,0 +1,186 @@
+"""What two gloo ranks do, written to a folder for the tests to compare with one process.
+
+python -m tests.policy.two_ranks RANK FOLDER     started once for each rank by test_two_ranks.py
+"""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+
+from policy.learner import PolicyLearner
+from policy.sharding import blocks
+from schemas.config import Algorithm, Kl, Learner, Lora, Loss, Model, Optimiser
+from tests.policy.batches import ARCHITECTURES, make_batch, replace, split
+
+KL = 0.05
+ALGORITHM = Algorithm(loss=Loss(entropy_coefficient=0.01, denominator="sequence"), kl=Kl(coefficient=KL))
+SMOOTH = Optimiser(lr=1e-2, eps=1e-2, max_grad_norm=0.1)  # a large eps: rounding of tiny gradients stays tiny
+
+
+def learner_of(folder: Path, **model: Any) -> PolicyLearner:
+    """The learner that every scenario uses."""
+    return PolicyLearner(
+        Model(path=str(folder), **model),
+        Learner(optimiser=SMOOTH, micro_batch_rows=2),
+        ALGORITHM,
+        total_steps=10,
+        temperature=0.9,
+        seed=3,
+        device="cpu",
+    )
+
+
+def recorded(learner: PolicyLearner, table: pa.Table, images: pa.Table) -> dict[str, Any]:
+    """The gradient of the first optimiser step, before it is taken, and the report."""
+    grads: dict[str, torch.Tensor] = {}
+    step = learner.optimiser.step
+
+    def record() -> None:
+        for name, p in learner.policy.named_parameters():
+            if p.grad is not None:
+                grads[name] = whole(p.grad).clone()
+        step()
+
+    learner.optimiser.step = record  # type: ignore[method-assign]
+    report = learner.update(table, [images], KL)
+    learner.optimiser.step = step  # type: ignore[method-assign]
+    return {"grads": grads, "report": report.numbers()}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor itself, gathered where it is sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def weights(learner: PolicyLearner) -> dict[str, torch.Tensor]:
+    """Every parameter, whole."""
+    return {name: whole(p.detach()).clone() for name, p in learner.policy.named_parameters()}
+
+
+def families(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """One update of every family, and how its parameters are sharded."""
+    for architecture in ARCHITECTURES:
+        table, images = make_batch(str(folder / architecture))
+        learner = learner_of(folder / architecture)
+        sharded = [isinstance(p, DTensor) for block in blocks(learner.policy) for p in block.parameters()]
+        rows = {n: (p.to_local().shape[0], p.shape[0]) for n, p in learner.policy.named_parameters()}
+        out[architecture] = recorded(learner, split(table, 2, 2), images)
+        out[architecture] |= {"sharded": sharded, "rows": rows, "shards": learner.local_shards()}
+
+
+def uneven(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """Rank 0 has images and three micro-batches, rank 1 text alone in one; each is given its own rows only."""
+    table, images, seats = mixed(folder)
+    table = replace(table, rank=[r for r, _ in seats], micro_batch=[m for _, m in seats])
+    mine = table.filter([r == rank for r, _ in seats])
+    learner = learner_of(folder)
+    out["uneven"] = recorded(learner, mine, images)
+    out["uneven_logprobs"] = learner.logprobs(mine, [images], 1)
+
+
+def mixed(folder: Path) -> tuple[pa.Table, pa.Table, list[tuple[int, int]]]:
+    """Rows with images and rows without, and the (rank, micro-batch) of each."""
+    with_images, images = make_batch(str(folder), groups=1)
+    text, _ = make_batch(str(folder), groups=1, samples=1, images=False, seed=1)
+    table = pa.concat_tables([with_images, replace(text, trajectory_id=["text"])]).combine_chunks()
+    table = replace(table, denominator=[30.0] * table.num_rows)
+    return table, images, [(0, 0), (0, 1), (0, 2), (1, 0)]
+
+
+def poisoned(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """A loss that is not finite on rank 1 alone."""
+    table, images = make_batch(str(folder))
+    table = split(table, 2, 3)
+    bad = [
+        [float("nan") if x else 0.0 for x in row] if r == 1 else row
+        for row, r in zip(table["advantages"].to_pylist(), table["rank"].to_pylist(), strict=True)
+    ]
+    learner = learner_of(folder)
+    before = weights(learner)
+    report = learner.update(replace(table, advantages=bad), [images], KL)
+    after = weights(learner)
+    out["poisoned"] = (report.skipped, all(torch.equal(after[name], before[name]) for name in before))
+
+
+def mixed_precision(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """bfloat16 computation over float32 shards, with and without adapters."""
+    table, images = make_batch(str(folder))
+    for name, options in (("bfloat16", {}), ("bfloat16_lora", {"lora": Lora(rank=2)})):
+        learner = learner_of(folder, dtype="bfloat16", **options)
+        out[name] = recorded(learner, split(table, 2, 3), images)
+        out[f"{name}_types"] = {p.dtype for p in learner.policy.parameters() if p.requires_grad}
+
+
+def adapters(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """Two updates of adapters; then their shards, a checkpoint and an export."""
+    table, images = make_batch(str(folder))
+    learner = learner_of(folder, lora=Lora(rank=2, alpha=8))
+    for _ in range(2):
+        out["lora"] = recorded(learner, split(table, 2, 3), images)
+    out["lora_shards"] = learner.local_shards()
+    learner.save(str(folder.parent / "lora"), {})
+    learner.export(str(folder.parent / "lora-export"))
+
+
+def before_the_cut(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """Four updates without interruption; a checkpoint after the first."""
+    table, images = make_batch(str(folder))
+    learner = learner_of(folder)
+    learner.update(split(table, 2, 2), [images], KL)
+    learner.save(str(folder.parent / "two"), {"step": 1})
+    out["straight"] = [learner.update(split(table, 2, 2), [images], KL).numbers() for _ in range(3)]
+    out["straight_weights"] = weights(learner)
+
+
+def alone(folder: Path, out: dict[str, Any]) -> None:
+    """One process continues the two ranks' checkpoint, and leaves one of its own after another update."""
+    table, images = make_batch(str(folder))
+    learner = learner_of(folder)
+    out["alone_extra"] = learner.load(str(folder.parent / "two"))
+    out["alone"] = learner.update(split(table, 1, 2), [images], KL).numbers()
+    learner.save(str(folder.parent / "one"), {"step": 2})
+
+
+def after_the_cut(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """Two ranks again: from their own checkpoint, and from the single process's."""
+    table, images = make_batch(str(folder))
+    for name, updates in (("two", 3), ("one", 2)):
+        learner = learner_of(folder)
+        out[f"resumed_{name}_extra"] = learner.load(str(folder.parent / name))
+        out[f"resumed_{name}"] = [learner.update(split(table, 2, 2), [images], KL).numbers() for _ in range(updates)]
+        out[f"resumed_{name}_weights"] = weights(learner)
+
+
+def main(rank: int, folder: Path) -> None:
+    """Runs every scenario in order; both ranks take the same collectives."""
+    torch.set_num_threads(1)
+    out: dict[str, Any] = {}
+    tiny = folder / "qwen2_5_vl"
+
+    def join(name: str) -> None:
+        store = dist.FileStore(str(folder / f"store-{name}"), 2)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(seconds=120))
+
+    join("first")
+    families(folder, rank, out)
+    for scenario in (uneven, poisoned, mixed_precision, adapters, before_the_cut):
+        scenario(tiny, rank, out)
+    dist.destroy_process_group()
+    if rank == 0:
+        alone(tiny, out)
+    join("second")
+    after_the_cut(tiny, rank, out)
+    dist.destroy_process_group()
+    torch.save(out, folder / f"rank{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
