@@ -1,1 +1,1 @@
-"""Ray actors: rollout engines, reference models and learner ranks. The only place that imports vLLM (engine.py)."""
+"""Ray actors: rollout engines, reference models and learner ranks. The only package that imports vLLM."""

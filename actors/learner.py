@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ import pyarrow as pa
 import ray
 import torch
 import torch.distributed as dist
-from policy.learner import PolicyLearner, UpdateReport
 
+from policy.learner import PolicyLearner, UpdateReport
 from schemas import batch
 from schemas.config import TrainConfig
 
@@ -66,6 +67,19 @@ class LearnerActor:
     def local_shards(self) -> dict[str, np.ndarray]:
         """This rank's rows of every parameter, for the engines to join."""
         return self._learner.local_shards()
+
+    def connect_engines(self, host: str, port: int, engines: Sequence[Any]) -> None:
+        """Opens the NCCL way to the rollout actors; every rank, once."""
+        from actors.nccl import Engines, PolicySource, open_sender
+
+        engine = self._config.rollout.engine
+        source = PolicySource(self._learner.policy, getattr(torch, engine.dtype))
+        receivers = Engines(tuple(engines), engine.tensor_parallel_size)
+        self._sender = open_sender(source, receivers, rank=self._rank, host=host, port=port)
+
+    def send_weights(self) -> None:
+        """Publishes over NCCL; every rank, since gathering a weight takes them all."""
+        self._sender.send_weights()
 
     def save(self, folder: str, extra: dict[str, Any]) -> None:
         """Writes a checkpoint; complete on disk when it returns."""

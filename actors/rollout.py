@@ -7,21 +7,22 @@ learner ranks --local shards--> load_weights
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from policy.sharding import join_shards
 
 from actors.player import Order, Player
 from policy.info import read_info, read_tokenizer
+from policy.sharding import join_shards
 from policy.turns import ChatFormat
-from schemas.config import Data, Model, Rollout
+from schemas.config import Data, Model, Rollout, Transfer
 
 
 class RolloutActor:
     """A plain class, made remote where it is spawned."""
 
-    def __init__(self, model: Model, data: Data, rollout: Rollout, seed: int) -> None:
+    def __init__(self, model: Model, data: Data, rollout: Rollout, seed: int, transfer: Transfer) -> None:
         from actors.vllm_engine import VllmEngine
 
         info = read_info(model.path)
@@ -33,6 +34,7 @@ class RolloutActor:
             max_images=rollout.max_turns + 3,
             seed=seed,
             trust_remote_code=model.trust_remote_code,
+            transfer=transfer,
         )
         self._player = Player(self._engine, info, chat, data, rollout)
 
@@ -58,5 +60,19 @@ class RolloutActor:
     def load_weights(self, version: int, *shards: Mapping[str, np.ndarray]) -> int:
         """Takes every learner rank's local shards, in order of rank, and replaces the model."""
         self._engine.load_weights(join_shards(shards), version)
+        self._player.version = version
+        return version
+
+    def init_transfer(self, init_info: dict[str, Any]) -> None:
+        """Joins the learner's NCCL group; see actors/nccl.py."""
+        self._engine.init_transfer(init_info)
+
+    def transfer(self, call: str, arguments: dict[str, Any] | None = None) -> None:
+        """One call of the transfer protocol, driven by the learner's rank 0."""
+        self._engine.transfer(call, arguments)
+
+    def took_weights(self, version: int) -> int:
+        """After a transfer over NCCL: the engine holds `version`."""
+        self._engine.took(version)
         self._player.version = version
         return version

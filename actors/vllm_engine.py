@@ -1,4 +1,4 @@
-"""vLLM's synchronous engine behind the Engine protocol. The only file that imports vLLM.
+"""vLLM's synchronous engine behind the Engine protocol. Only this file and actors/nccl.py import vLLM.
 
 Weights arrive through vLLM's native weight-transfer API with a backend of our own: arrays from the object store in the
 engine's own process, or the path of a safetensors file where its workers are processes of their own (arrays nested in
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 # Read when vLLM is imported: the engine runs in this process, and its log keeps to what matters.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -54,6 +54,7 @@ class VllmEngine:
         max_images: int,
         seed: int,
         trust_remote_code: bool = False,
+        transfer: Literal["object_store", "nccl"] = "object_store",
     ) -> None:
         if torch.cuda.is_available():
             memory: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
@@ -76,13 +77,14 @@ class VllmEngine:
                 logprobs_mode="processed_logprobs",
                 logits_processors=[ForbidTokens],
                 additional_config={FORBIDDEN: list(forbidden_ids)},
-                weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+                weight_transfer_config=WeightTransferConfig(backend=BACKEND if transfer == "object_store" else "nccl"),
                 trust_remote_code=trust_remote_code,
                 disable_log_stats=True,
                 **memory,
             )
         )
-        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": {}})
+        if transfer == "object_store":
+            self.init_transfer({})
 
     def add(self, request: Request) -> None:
         """Queues a request; image content is identified by its digest, so that vLLM need not hash pixels."""
@@ -131,13 +133,24 @@ class VllmEngine:
         """Replaces the whole model by Hugging Face names. Raises RuntimeError while requests run."""
         if self.busy():
             raise RuntimeError(f"weights of version {version} arrived while {len(self._running)} requests were running")
-        rpc = self._engine.collective_rpc
         with _handed_over(weights, in_process=self._in_process) as update_info:
-            rpc("start_weight_update")
+            self.transfer("start_weight_update")
             try:
-                rpc("update_weights", kwargs={"update_info": update_info})
+                self.transfer("update_weights", {"update_info": update_info})
             finally:
-                rpc("finish_weight_update")
+                self.transfer("finish_weight_update")
+        self.took(version)
+
+    def init_transfer(self, init_info: dict[str, Any]) -> None:
+        """Connects the weight-transfer backend of every worker."""
+        self._engine.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
+
+    def transfer(self, call: str, arguments: dict[str, Any] | None = None) -> None:
+        """One call of vLLM's weight-transfer protocol, on every worker."""
+        self._engine.collective_rpc(call, kwargs=arguments or {})
+
+    def took(self, version: int) -> None:
+        """Names the weights now in use and forgets what the old ones computed."""
         self._engine.set_weight_version(str(version))
         # Both hold results of the old weights: key-value blocks of prompts, and embeddings of images.
         self._engine.reset_prefix_cache()

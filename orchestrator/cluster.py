@@ -100,6 +100,7 @@ class Cluster(Players):
     """Every role of a training run, started side by side."""
 
     def __init__(self, config: TrainConfig, total_steps: int) -> None:
+        self._nccl = config.resources.weight_transfer == "nccl"
         self.learner = LearnerRole(config, total_steps)
         self.reference = ReferenceRole(config) if config.uses_reference else NoReference()
         super().__init__(config)
@@ -108,9 +109,15 @@ class Cluster(Players):
         """Waits for the roles that hold a model; returns the checkpoint's extra state, {} without one."""
         extra = self.learner.start(checkpoint)
         self.reference.ready()
+        if self._nccl:
+            self.learner.connect_engines(self.rollout.group.actors)
         return extra
 
     @timed("publish")
     def publish_weights(self, version: int) -> None:
         """The learner's weights, in every engine, as `version`."""
-        self.rollout.load_weights(version, self.learner.local_shards())
+        if self._nccl:
+            self.learner.send_weights()
+            self.rollout.took_weights(version)
+        else:
+            self.rollout.load_weights(version, self.learner.local_shards())

@@ -52,7 +52,13 @@ class RolloutRole:
             resources.rollout_engines,
             Share(resources.cpus_per_engine, resources.gpus_per_engine, resources.threads),
             strategy=resources.placement,
-            arguments=lambda rank: (config.model, config.data, config.rollout, config.run.seed + rank),
+            arguments=lambda rank: (
+                config.model,
+                config.data,
+                config.rollout,
+                config.run.seed + rank,
+                resources.weight_transfer,
+            ),
             start_timeout_s=resources.start_timeout_s,
             call_timeout_s=resources.call_timeout_s,
         )
@@ -91,6 +97,10 @@ class RolloutRole:
     def load_weights(self, version: int, shards: Sequence[Any]) -> None:
         """Every engine joins the ranks' local shards and takes them as `version`."""
         self.group.call("load_weights", version, *shards)
+
+    def took_weights(self, version: int) -> None:
+        """Every engine was sent `version` over NCCL."""
+        self.group.call("took_weights", version)
 
 
 def _raise_if_failed(ref: Any, rank: int) -> None:
@@ -206,6 +216,15 @@ class LearnerRole:
         """One training step on the whole batch. The report is already summed over ranks."""
         table = ray.put(training)
         return self.group.call("update", table, kl_coefficient, *images)[0]
+
+    def connect_engines(self, engines: Sequence[Any]) -> None:
+        """Opens the NCCL way from rank 0 to the rollout actors."""
+        host, port = ray.get(self.group.actors[0].address.remote(), timeout=self._start_timeout_s)
+        self.group.call("connect_engines", host, port, list(engines), timeout_s=self._start_timeout_s)
+
+    def send_weights(self) -> None:
+        """Broadcasts the weights to the connected engines."""
+        self.group.call("send_weights")
 
     def local_shards(self) -> list[Any]:
         """A reference to each rank's rows of the parameters, in order of rank."""

@@ -19,6 +19,7 @@ from schemas.task import Record
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 DType = Literal["float32", "bfloat16"]
+Transfer = Literal["object_store", "nccl"]
 Advantage = Literal["grpo", "dr_grpo", "grpo_passk", "rloo"]
 
 
@@ -257,7 +258,7 @@ class Resources(Record):
     gpus_per_learner: NonNegativeFloat = 0.0
     gpus_per_reference: NonNegativeFloat = 0.0
     threads: PositiveInt = 1
-    weight_transfer: Literal["object_store", "nccl"] = "object_store"
+    weight_transfer: Transfer = "object_store"
     placement: Literal["PACK", "SPREAD"] = "PACK"
     object_store_bytes: PositiveInt | None = None
     start_timeout_s: PositiveFloat = 600.0
@@ -392,6 +393,11 @@ class TrainConfig(Record):
             raise ValueError(
                 f"{plan.trajectories} trajectories do not divide into learner.mini_batches={plan.mini_batches} x "
                 f"resources.learner_ranks={plan.ranks}; change rollout.tasks_per_step, samples_per_task or mini_batches"
+            )
+        if self.model.lora is not None and self.resources.weight_transfer == "nccl":
+            raise ValueError(
+                "resources.weight_transfer='nccl' sends weights as they are, and model.lora needs them merged; use "
+                "'object_store'"
             )
         if self.rollout.tasks_per_step < self.resources.rollout_engines:
             raise ValueError(
