@@ -1,4 +1,4 @@
-"""The command line: pointvg scenes | tiny | sft | train | eval | export; also `python -m orchestrator ...`."""
+"""The command line: pointvg scenes | tiny | sft | train | eval | export | serve; also `python -m orchestrator ...`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Annotated, TypeVar
 import typer
 from pydantic import BaseModel
 
+from orchestrator.serve_cli import serve_app
 from schemas.config import SftConfig, TrainConfig
 from schemas.config_file import ConfigError, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+app.add_typer(serve_app, name="serve")
 
 Config = Annotated[Path, typer.Option("--config", help="YAML file; see configs/")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="dotted overrides, such as trainer.max_steps=3")]
@@ -32,11 +35,13 @@ def _load(model: type[T], config: Path, overrides: list[str] | None) -> T:
 def refusals() -> Generator[None]:
     """Turns what a user can mend into one message and exit code 2; anything else keeps its traceback."""
     from orchestrator.folder import RunExistsError
+    from orchestrator.score_predictions import PredictionError
     from pointing.dataset import DatasetError
+    from services.retry import RewardServiceError
 
     try:
         yield
-    except (ConfigError, DatasetError, RunExistsError, FileNotFoundError) as error:
+    except (ConfigError, DatasetError, RunExistsError, FileNotFoundError, PredictionError, RewardServiceError) as error:
         typer.echo(f"refused: {error}", err=True)
         raise typer.Exit(2) from None
 
@@ -81,13 +86,32 @@ def train(config: Config, overrides: Overrides = None) -> None:
 
 @app.command("eval")
 def evaluate(
-    config: Config,
+    config: Annotated[Path | None, typer.Option(help="play tasks: YAML file; see configs/")] = None,
     overrides: Overrides = None,
     model: Annotated[str | None, typer.Option(help="checkpoint folder instead of model.path")] = None,
     split: Annotated[str, typer.Option(help="validation or test")] = "validation",
+    predictions: Annotated[Path | None, typer.Option(help="score a file: replies of any model, a row each")] = None,
+    data: Annotated[Path | None, typer.Option(help="the task file that the predictions answer")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="a reward service that scores them; default: here")] = None,
+    token_env: Annotated[str | None, typer.Option(help="environment variable with the endpoint's token")] = None,
+    reward: Annotated[Path | None, typer.Option(help="YAML file with a `reward` section; default: published")] = None,
+    frame: Annotated[str, typer.Option(help="of the predictions: original (pixels) or thousandths")] = "original",
+    image_dir: Annotated[str | None, typer.Option(help="folder of the images; default: that of --data")] = None,
     out: Annotated[Path | None, typer.Option(help="write the numbers as JSON here")] = None,
 ) -> None:
-    """Play held-out tasks with a model and print reward and metrics."""
+    """Play held-out tasks with a model (--config), or score the replies of any model (--predictions and --data)."""
+    if predictions is not None or data is not None:
+        from orchestrator.score_cli import score_file
+
+        if config is not None or model is not None or overrides or predictions is None or data is None:
+            typer.echo("give either --config, or both --predictions and --data", err=True)
+            raise typer.Exit(2)
+        with refusals():
+            score_file(predictions, data, endpoint, token_env, reward, frame, image_dir, out)
+        return
+    if config is None:
+        typer.echo("give either --config, or both --predictions and --data", err=True)
+        raise typer.Exit(2)
     extra = [*(overrides or ()), *([f"model.path={model}"] if model else ())]
     chosen = _load(TrainConfig, config, extra)
     if split not in ("validation", "test"):

@@ -122,6 +122,11 @@ def deploy(options: ServiceOptions) -> DeploymentHandle[Any]:
     )
 
 
+def undeploy() -> None:
+    """Takes the application down, once its replicas have answered what they had begun."""
+    serve.delete(APP_NAME)
+
+
 def shutdown() -> None:
     """Stops Serve and everything deployed on it."""
     serve.shutdown()

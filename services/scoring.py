@@ -52,7 +52,7 @@ class Scored(NamedTuple):
     """
 
     reward: float
-    terms: Mapping[str, float]
+    terms: dict[str, float]
 
 
 class Reward(Protocol):
