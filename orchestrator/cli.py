@@ -35,13 +35,11 @@ def _load(model: type[T], config: Path, overrides: list[str] | None) -> T:
 def refusals() -> Generator[None]:
     """Turns what a user can mend into one message and exit code 2; anything else keeps its traceback."""
     from orchestrator.folder import RunExistsError
-    from orchestrator.score_predictions import PredictionError
     from pointing.dataset import DatasetError
-    from services.retry import RewardServiceError
 
     try:
         yield
-    except (ConfigError, DatasetError, RunExistsError, FileNotFoundError, PredictionError, RewardServiceError) as error:
+    except (ConfigError, DatasetError, RunExistsError, FileNotFoundError) as error:
         typer.echo(f"refused: {error}", err=True)
         raise typer.Exit(2) from None
 
@@ -106,8 +104,7 @@ def evaluate(
         if config is not None or model is not None or overrides or predictions is None or data is None:
             typer.echo("give either --config, or both --predictions and --data", err=True)
             raise typer.Exit(2)
-        with refusals():
-            score_file(predictions, data, endpoint, token_env, reward, frame, image_dir, out)
+        score_file(predictions, data, endpoint, token_env, reward, frame, image_dir, out)
         return
     if config is None:
         typer.echo("give either --config, or both --predictions and --data", err=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast, get_args
 
+import typer
+
 from orchestrator.score_predictions import (
     FrameName,
     PredictionError,
@@ -13,8 +15,12 @@ from orchestrator.score_predictions import (
     write_json,
 )
 from orchestrator.scores_shown import plot_report, print_report
-from schemas.config_file import load
+from pointing.dataset import DatasetError
+from schemas.config_file import ConfigError, load
+from schemas.evaluation import EvaluationReport
 from schemas.service import ServiceConfig
+from services.retry import RewardServiceError
+from services.scoring import ScoringError
 
 
 def score_file(
@@ -29,8 +35,31 @@ def score_file(
 ) -> None:
     """Scores `predictions` here, or at `endpoint`; writes `out` (default: beside the predictions) and a PNG next to it.
 
-    Raises PredictionError, DatasetError or ConfigError for what the user can mend.
+    What the user can mend ends in one message and exit code 2.
     """
+    try:
+        report = _report(predictions, data, endpoint, token_env, reward, frame, image_dir)
+    except (PredictionError, DatasetError, ConfigError, RewardServiceError, ScoringError) as error:
+        typer.echo(f"refused: {error}", err=True)
+        raise typer.Exit(2) from None
+    numbers = out or predictions.with_suffix(".scores.json")
+    picture = numbers.with_suffix(".png")
+    print_report(report)
+    write_json(report, numbers, _about(predictions, data, endpoint, reward, frame))
+    plot_report(report, picture)
+    print(f"numbers      {numbers}")
+    print(f"picture      {picture}")
+
+
+def _report(
+    predictions: Path,
+    data: Path,
+    endpoint: str | None,
+    token_env: str | None,
+    reward: Path | None,
+    frame: str,
+    image_dir: str | None,
+) -> EvaluationReport:
     if frame not in get_args(FrameName):
         raise PredictionError(f"--frame {frame}: expected {' or '.join(get_args(FrameName))}")
     if endpoint is not None and reward is not None:
@@ -39,17 +68,9 @@ def score_file(
         raise PredictionError("--token-env has no effect without --endpoint; remove it")
     kind = cast("FrameName", frame)
     if endpoint is not None:
-        report = score_remotely(predictions, data, endpoint, token_env=token_env, frame=kind, image_dir=image_dir)
-    else:
-        options = None if reward is None else load(ServiceConfig, reward).config.reward
-        report = score_predictions(predictions, data, reward=options, frame=kind, image_dir=image_dir)
-    numbers = out or predictions.with_suffix(".scores.json")
-    picture = numbers.with_suffix(".png")
-    print_report(report)
-    write_json(report, numbers, _about(predictions, data, endpoint, reward, frame))
-    plot_report(report, picture)
-    print(f"numbers      {numbers}")
-    print(f"picture      {picture}")
+        return score_remotely(predictions, data, endpoint, token_env=token_env, frame=kind, image_dir=image_dir)
+    options = None if reward is None else load(ServiceConfig, reward).config.reward
+    return score_predictions(predictions, data, reward=options, frame=kind, image_dir=image_dir)
 
 
 def _about(predictions: Path, data: Path, endpoint: str | None, reward: Path | None, frame: str) -> dict[str, str]:

@@ -17,25 +17,32 @@ from schemas.evaluation import EvaluationReport, MetricEstimate
 
 ROWS = (
     ("object_iou", "object mIoU"),
-    *[(f"object_acc_{round(100 * t)}", f"object IoU of {t:g} or more") for t in THRESHOLDS],
+    *[(f"object_acc_{round(100 * t)}", f"object IoU >= {t:g}") for t in THRESHOLDS],
     ("hand_iou", "hand mIoU"),
     ("ray_error_deg", "ray error, degrees"),
-    ("ray_rate", "replies with a ray"),
-    ("keypoint_error", "keypoint error, hand diagonals"),
-    ("keypoint_rate", "replies with keypoints"),
+    ("ray_rate", "with a ray"),
+    ("keypoint_error", "keypoint error / hand"),
+    ("keypoint_rate", "with keypoints"),
     ("caption_accuracy", "right names"),
-    ("format_rate", "well-formed replies"),
-    ("miss_rate", "positives without any mark"),
-    ("false_alarm_rate", "negatives with a mark"),
+    ("format_rate", "well-formed"),
+    ("miss_rate", "silent on positives"),
+    ("false_alarm_rate", "marks on negatives"),
 )
 ACCURACIES = [f"object_acc_{round(100 * t)}" for t in THRESHOLDS]
-SHARES = ("object_iou", "hand_iou", "caption_accuracy", "format_rate", "miss_rate", "false_alarm_rate")
+SHARES = {
+    "object_iou": "object\nmIoU",
+    "hand_iou": "hand\nmIoU",
+    "caption_accuracy": "right\nnames",
+    "format_rate": "well-\nformed",
+    "miss_rate": "silent on\npositives",
+    "false_alarm_rate": "marks on\nnegatives",
+}
 
 
 def print_report(report: EvaluationReport, console: Console | None = None) -> None:
     """One line for each metric that could be measured."""
-    heading = f"{report.replies} replies: {report.positives} positives, {report.negatives} negatives"
-    table = Table(heading, "mean", f"{report.confidence:.0%} interval", "replies", *TARGET_SIZES, box=None)
+    table = Table("", "mean", f"{report.confidence:.0%} interval", "replies", *TARGET_SIZES, box=None)
+    table.title = f"{report.replies} replies: {report.positives} positives, {report.negatives} negatives"
     table.add_row("reward", *_cells(report.reward), "", "", "")
     for key, name in ROWS:
         if key in report.metrics:
@@ -68,8 +75,7 @@ def plot_report(report: EvaluationReport, out: Path) -> Path:
     left.set_title("object found, by size of the target", fontsize=9, loc="left")
     left.legend(fontsize=7, frameon=False)
     _bars(right, list(range(len(SHARES))), [report.metrics.get(key) for key in SHARES], 0.6, BLUE, None)
-    names = dict(ROWS)
-    right.set_xticks(range(len(SHARES)), [names[key].replace(" ", "\n", 1) for key in SHARES], fontsize=7)
+    right.set_xticks(range(len(SHARES)), list(SHARES.values()), fontsize=7)
     right.set_title(f"mean reward {report.reward.mean:.2f}, {report.replies} replies", fontsize=9, loc="left")
     for axes in (left, right):
         axes.set_ylim(0, 1.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -58,31 +59,32 @@ def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> No
     import ray
 
     own = not os.environ.get("RAY_ADDRESS")
-    with _stop_signal() as stopped:
-        if own:
-            most = options.autoscaling.max_replicas if options.autoscaling else options.replicas
-            cpus = max(os.cpu_count() or 1, int(most * options.cpus_per_replica) + 1)
-            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, _metrics_export_port=metrics_port)
-        else:
-            ray.init()
-        try:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if own:
+        most = options.autoscaling.max_replicas if options.autoscaling else options.replicas
+        cpus = max(os.cpu_count() or 1, int(most * options.cpus_per_replica) + 1)
+        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, _metrics_export_port=metrics_port)
+    else:
+        ray.init()
+    try:
+        with _stop_signal() as stopped:
             deploy(options)
-            port = ray.nodes()[0].get("MetricsExportPort")
+            node = ray.nodes()[0]
             typer.echo(f"serving      http://{options.host}:{options.port}  (contract: /openapi.json)")
-            typer.echo(f"metrics      http://{ray.nodes()[0]['NodeManagerAddress']}:{port}/metrics")
+            typer.echo(f"metrics      http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics")
             stopped.wait()
             typer.echo("draining")
             undeploy()
             if own:
                 shutdown()
-        finally:
-            ray.shutdown()
+    finally:
+        ray.shutdown()
     typer.echo("stopped")
 
 
 @contextmanager
 def _stop_signal() -> Generator[threading.Event]:
-    """An event that SIGTERM and SIGINT set."""
+    """An event that SIGTERM and SIGINT set. To be entered after ray.init, which sets handlers of its own."""
     stopped = threading.Event()
 
     def stop(number: int, frame: object) -> None:
