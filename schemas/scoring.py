@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, FiniteFloat, PositiveInt
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat
 
 from schemas.task import Record
 
+Side = Annotated[int, Field(ge=1, le=1_000_000)]  # pixels
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -46,8 +47,17 @@ class FrameSpec(Record):
     """
 
     kind: Literal["pixels", "thousandths"] = "pixels"
-    original_size: tuple[PositiveInt, PositiveInt]
-    seen_size: tuple[PositiveInt, PositiveInt] | None = None
+    original_size: tuple[Side, Side]
+    seen_size: tuple[Side, Side] | None = None
+
+
+def _printable(name: str) -> str:
+    if not name.isprintable():
+        raise ValueError("an id is shown in answers and logs: printable characters only")
+    return name
+
+
+Id = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
 
 
 class ScoreItem(Record):
@@ -55,7 +65,7 @@ class ScoreItem(Record):
 
     response: str
     ground_truth: dict[str, Any] | str | None = None
-    id: str | None = None
+    id: Id | None = None
     frame: FrameSpec | None = None
 
 

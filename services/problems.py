@@ -41,12 +41,18 @@ def _finite(text: str) -> float:
 def strict_json(text: bytes) -> Any:
     """JSON by the letter: NaN, Infinity and numbers that overflow are refused wherever they stand.
 
-    Raises ValueError for whatever cannot be read, JSON nested too deeply included.
+    Raises JSONDecodeError for whatever cannot be read: other encodings and JSON nested too deeply too.
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+    except json.JSONDecodeError:
+        raise
     except RecursionError:
         raise json.JSONDecodeError("nested too deeply", "", 0) from None
+    except UnicodeDecodeError:
+        raise json.JSONDecodeError("not UTF-8", "", 0) from None
+    except ValueError:
+        raise json.JSONDecodeError("a number of too many digits", "", 0) from None
 
 
 class _StrictRequest(Request):

@@ -33,7 +33,7 @@ def read_upload(body: bytes, content_type: str) -> tuple[ScoreItem, ...]:
 def _read_document(body: bytes) -> tuple[ScoreItem, ...]:
     try:
         return ScoreRequest.model_validate(strict_json(body)).items
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, json.JSONDecodeError) as error:
         raise RequestValidationError(_problems(error, ("body",))) from None
 
 
@@ -45,7 +45,7 @@ def _read_lines(body: bytes) -> tuple[ScoreItem, ...]:
             continue
         try:
             items.append(ScoreItem.model_validate(strict_json(line)))
-        except (ValidationError, ValueError) as error:
+        except (ValidationError, json.JSONDecodeError) as error:
             wrong += _problems(error, ("line", number))
             if len(wrong) >= MAX_ERRORS:
                 break
@@ -56,8 +56,7 @@ def _read_lines(body: bytes) -> tuple[ScoreItem, ...]:
     return tuple(items)
 
 
-def _problems(error: ValueError, where: Sequence[str | int]) -> list[dict[str, Any]]:
+def _problems(error: ValidationError | json.JSONDecodeError, where: Sequence[str | int]) -> list[dict[str, Any]]:
     if isinstance(error, ValidationError):
         return [{**one, "loc": (*where, *one["loc"])} for one in error.errors(include_input=False, include_url=False)]
-    words = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-    return [{"loc": tuple(where), "msg": f"not JSON: {words}", "type": "json_invalid"}]
+    return [{"loc": tuple(where), "msg": f"not JSON: {error.msg}", "type": "json_invalid"}]
