@@ -4,6 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-done
 export HF_HUB_OFFLINE ?= 1
+export OMP_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 
 .PHONY: help setup train test test-all lint format clean

@@ -125,9 +125,7 @@ def main() -> None:
         ours.append(time.perf_counter() - started)
         forget(engine)
         bare.append(replay(engine, recorder))
-        tokens.append(
-            sum(sum(lengths) for shard in shards for lengths in shard.rollout.column("turn_lengths").to_pylist())
-        )
+        tokens.append(sum(sum(turns) for turns in recorder.lengths.values()))
     ours, bare, tokens = ours[1:], bare[1:], tokens[1:]  # the first round warms up
     result = {
         "player_tokens_per_s": statistics.median(t / s for t, s in zip(tokens, ours, strict=True)),
