@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.problems import problem
 
 PROXY_ENV = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.proxy.middlewares"}
-RETRY_AFTER = {"Retry-After": "1"}
+RETRY_AFTER = {"retry-after": "1"}
 OWN_PATHS = "/-/"  # Serve's own pages, for operators
 
 

@@ -83,6 +83,21 @@ def rollouts() -> pa.Table:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """A local Ray cluster of two CPUs. Every deployment on it has the same HTTP port."""
+
+    port: int
+    metrics_port: int
+
+    def deploy(self, **options: Any) -> Deployed:
+        """The reward service with both doors, in place of what was there."""
+        from services import reward
+
+        chosen = ServiceOptions(port=self.port, token_env=TOKEN_ENV, request_timeout_s=20.0, **options)
+        return Deployed(chosen, reward.deploy(chosen), f"http://127.0.0.1:{self.port}", TOKEN)
+
+
+@dataclass(frozen=True)
 class Deployed:
     """The running service."""
 
@@ -98,30 +113,35 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def deployed() -> Iterator[Deployed]:
-    """The reward service with both doors, on a local Ray cluster of two CPUs."""
+@pytest.fixture(scope="package")
+def cluster() -> Iterator[Cluster]:
+    """One Ray cluster for all tests of this package."""
     import ray
 
     from services import reward
     from services.proxy import PROXY_ENV
 
-    port = free_port()
+    made = Cluster(free_port(), free_port())
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_MODE", "disabled")
         environment.setenv(TOKEN_ENV, TOKEN)  # read by the replica, so before Ray starts
         for name, value in PROXY_ENV.items():
             environment.setenv(name, value)
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+            _metrics_export_port=made.metrics_port,
+        )
         try:
-            options = ServiceOptions(
-                rules=RewardRules(negative_max=10.0),
-                port=port,
-                token_env=TOKEN_ENV,
-                max_items=64,
-                request_timeout_s=20.0,
-            )
-            yield Deployed(options, reward.deploy(options), f"http://127.0.0.1:{port}", TOKEN)
+            yield made
             reward.shutdown()
         finally:
             ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def deployed(cluster: Cluster) -> Deployed:
+    """The reward service as most tests want it."""
+    return cluster.deploy(rules=RewardRules(negative_max=10.0), max_items=64)
