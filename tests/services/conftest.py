@@ -133,6 +133,7 @@ def cluster() -> Iterator[Cluster]:
             log_to_driver=False,
             configure_logging=False,
             _metrics_export_port=made.metrics_port,
+            _system_config={"metrics_report_interval_ms": 1000},
         )
         try:
             yield made

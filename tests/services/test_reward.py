@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -35,12 +39,14 @@ def items_of(rollouts: pa.Table) -> list[ScoreItem]:
     ]
 
 
-def replica_pid() -> int:
-    """The process of the one replica, asked by name on this test's own cluster."""
-    named = [a for a in ray.util.list_named_actors(all_namespaces=True) if "RewardService" in a["name"]]
-    (found,) = named
-    actor = ray.get_actor(found["name"], namespace=found["namespace"])
-    return int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=20))
+def replica_pids() -> list[int]:
+    """The processes of the replicas, asked by name on this test's own cluster."""
+    pids: list[int] = []
+    for named in ray.util.list_named_actors(all_namespaces=True):
+        if "RewardService" in named["name"]:
+            actor = ray.get_actor(named["name"], namespace=named["namespace"])
+            pids.append(int(ray.get(actor.__ray_call__.remote(lambda _: os.getpid()), timeout=20)))
+    return pids
 
 
 def test_function_handle_and_http_agree_to_the_last_bit(deployed: Any, rollouts: pa.Table) -> None:
@@ -90,16 +96,89 @@ def test_the_whole_wait_is_bounded(deployed: Any, rollouts: pa.Table) -> None:
     assert pending.result(timeout_s=30.0).num_rows == rollouts.num_rows
 
 
+def test_counts_are_on_ray_s_metrics_port(deployed: Any, cluster: Any, rollouts: pa.Table) -> None:
+    HandleClient(deployed.handle).score([ray.put(rollouts)])
+    with RewardClient(deployed.url, deployed.token) as client:
+        client.score(items_of(rollouts))
+        client.evaluate(items_of(rollouts))
+    httpx.get(f"{deployed.url}/v1/rewards", timeout=10)
+    httpx.get(f"{deployed.url}/secret/path", timeout=10)
+    wanted = {
+        "ray_pointvg_reward_items_total": {'door="http"', 'door="handle"'},
+        "ray_pointvg_reward_requests_total": {'route="/v1/evaluate"', 'route="other"', 'status="401"', 'status="200"'},
+        "ray_pointvg_reward_request_seconds_bucket": {'route="/v1/score"'},
+        "ray_pointvg_reward_batch_seconds_count": {'door="handle"'},
+    }
+    deadline = time.monotonic() + 30
+    missing = wanted
+    while missing and time.monotonic() < deadline:
+        time.sleep(0.5)
+        page = httpx.get(f"http://127.0.0.1:{cluster.metrics_port}/metrics", timeout=10).text
+        found = {name: [line for line in page.splitlines() if line.startswith(name)] for name in wanted}
+        missing = {
+            name: left
+            for name, tags in wanted.items()
+            if (left := {tag for tag in tags if not any(tag in line for line in found[name])})
+        }
+    assert not missing
+    assert "secret" not in page
+    items = sum(float(line.rsplit(" ", 1)[1]) for line in found["ray_pointvg_reward_items_total"])
+    assert items >= 3 * rollouts.num_rows
+
+
+def under_fire(deployed: Any, rollouts: pa.Table, batches: int, kills: int) -> None:
+    """Sends batches through both doors while replicas are killed; every one is answered, once, as if none were."""
+    reward = BuiltIn(deployed.options.rules)
+    retry = Retry(attempts=12, backoff_s=0.2, longest_s=3.0)
+    expected = score_table(rollouts, reward)
+    rows, items, answered, killed = rollouts.num_rows, items_of(rollouts), Counter[int](), 0
+    lock = threading.Lock()
+
+    def part(number: int) -> tuple[int, int]:
+        return number % rows, 1 + number % 3
+
+    def check(number: int, rewards: list[float], ids: list[str | None]) -> None:
+        first, count = part(number)
+        wanted = expected.slice(first, count)
+        assert [value.hex() for value in rewards] == [value.hex() for value in wanted.column("reward").to_pylist()]
+        assert ids == wanted.column("trajectory_id").to_pylist()
+        with lock:
+            answered[number] += 1
+
+    def over_http(numbers: range) -> None:
+        with RewardClient(deployed.url, deployed.token, timeout_s=5.0, retry=retry) as client:
+            for number in numbers:
+                first, count = part(number)
+                scores = client.score(items[first : first + count])
+                check(number, [score.reward for score in scores], [score.id for score in scores])
+
+    def through_handle(numbers: range) -> None:
+        client = HandleClient(deployed.handle, timeout_s=5.0, retry=retry)
+        for number in numbers:
+            table = client.start(ray.put(rollouts.slice(*part(number)))).result()
+            check(number, table.column("reward").to_pylist(), table.column("trajectory_id").to_pylist())
+
+    with ThreadPoolExecutor(6) as pool:
+        work = [pool.submit(over_http, range(k, batches // 2, 4)) for k in range(4)]
+        work += [pool.submit(through_handle, range(batches // 2 + k, batches, 2)) for k in range(2)]
+        while not all(one.done() for one in work):
+            if killed < kills and sum(answered.values()) >= (killed + 1) * batches // (kills + 1):
+                os.kill(replica_pids()[0], signal.SIGKILL)
+                killed += 1
+            time.sleep(0.01)
+        for one in work:
+            one.result()
+    assert killed == kills
+    assert answered == Counter(range(batches))
+
+
 def test_a_killed_replica_loses_nothing_through_either_door(deployed: Any, rollouts: pa.Table) -> None:
-    expected = score_table(rollouts, BuiltIn(deployed.options.rules))
-    retry = Retry(attempts=8, backoff_s=0.5, longest_s=4.0)
-    shard = ray.put(rollouts)
-    os.kill(replica_pid(), signal.SIGKILL)
-    with RewardClient(deployed.url, deployed.token, timeout_s=3.0, retry=retry) as client:
-        pending = HandleClient(deployed.handle, timeout_s=4.0, retry=retry).start(shard)
-        answered = client.score(items_of(rollouts))
-        assert pending.result(timeout_s=60.0).equals(expected)
-    assert [score.reward for score in answered] == expected.column("reward").to_pylist()
+    under_fire(deployed, rollouts, batches=200, kills=1)
+
+
+@pytest.mark.slow
+def test_replicas_killed_under_a_load_of_five_thousand_batches_lose_nothing(cluster: Any, rollouts: pa.Table) -> None:
+    under_fire(cluster.deploy(replicas=2), rollouts, batches=5000, kills=4)
 
 
 def test_an_unset_token_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
