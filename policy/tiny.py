@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -46,7 +46,7 @@ from policy.tiny_tokenizer import (
 Architecture = Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl"]
 
 HIDDEN, FFN, LAYERS, HEADS, KV_HEADS = 128, 256, 3, 4, 2  # head_dim 32, the smallest that vLLM's CPU attention takes
-VISION_HIDDEN, VISION_FFN, VISION_DEPTH, VISION_HEADS = 64, 128, 2, 2
+VISION_HIDDEN, VISION_FFN, VISION_DEPTH, VISION_HEADS = 64, 128, 4, 2  # two blocks find hands, four also what they mean
 ROPE = {"rope_type": "default", "rope_theta": 10.0, "mrope_section": [4, 6, 6]}  # short base: positions stay below ~200
 MERGE = 2
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 1024 * 1024  # wide: the rollouts put images on the grid, a processor never resizes
@@ -90,7 +90,7 @@ def build_tiny(
 
 
 def _model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": math.ceil(len(tokenizer) / VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE,
         "hidden_size": HIDDEN,
         "intermediate_size": FFN,
@@ -105,14 +105,14 @@ def _model(architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> Pr
         "eos_token_id": token_id(tokenizer, END_OF_TURN),
         "pad_token_id": token_id(tokenizer, END_OF_TEXT),
     }
-    vision = {
+    vision: dict[str, Any] = {
         "depth": VISION_DEPTH,
         "num_heads": VISION_HEADS,
         "spatial_merge_size": MERGE,
         "temporal_patch_size": 2,
         "in_channels": 3,
     }
-    shared = {
+    shared: dict[str, Any] = {
         "tie_word_embeddings": True,
         "image_token_id": token_id(tokenizer, IMAGE_PAD),
         "video_token_id": token_id(tokenizer, VIDEO_PAD),
@@ -180,8 +180,8 @@ def _order_coordinates(model: PreTrainedModel, ids: list[int], scale: float, har
 
 def _processor(architecture: Architecture, tokenizer: PreTrainedTokenizerFast) -> ProcessorMixin:
     patch = 16 if architecture == "qwen3_vl" else 14
-    pixels = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
-    vision = {"patch_size": patch, "temporal_patch_size": 2, "merge_size": MERGE, "size": pixels}
+    pixels: dict[str, Any] = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+    vision: dict[str, Any] = {"patch_size": patch, "temporal_patch_size": 2, "merge_size": MERGE, "size": pixels}
     vision |= {"image_mean": IMAGE_MEAN, "image_std": IMAGE_STD}
     images = Qwen2VLImageProcessorPil(**vision)
     kinds = {

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from pointing.prompts import PHRASES
+from pointing.scene_layout import COLOURS, SHAPES
 
 END_OF_TEXT = "<|endoftext|>"
 END_OF_TURN = "<|im_end|>"
@@ -45,8 +46,6 @@ TAGS = ("<tool_call>", "</tool_call>")
 DEFAULT_SYSTEM = "You are a helpful assistant."
 ROLES = ("system\n", "user\n", "assistant\n", "tool\n")
 SEPARATOR = ", "
-COLOURS = ("red", "green", "blue", "yellow", "purple", "cyan", "orange", "pink")
-SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross", "heart", "ring")
 N_COORDINATES = 113  # 0..112: both edges of the 112-pixel image that the small models see
 
 _MESSAGE = """\
