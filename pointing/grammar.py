@@ -32,6 +32,11 @@ _POINT = re.compile(rf"<\|point_start\|>\s*+\[{_INT},{_INT}\]\s*+<\|point_end\|>
 _KEYS = {"name", "start", "end", "color"}
 _CALL_START = re.compile(r"<tool_call>\s*+\{")
 _CALL_END = re.compile(r"\}\s*+</tool_call>")
+# A call as transcripts write it: what the JSON decoder makes of it, in a quarter of the time.
+_WHOLE = r"(-?(?:0|[1-9][0-9]{0,14}+))"
+_USUAL_CALL = re.compile(
+    rf'\{{"name": "draw_ray", "start": \[{_WHOLE}, {_WHOLE}\], "end": \[{_WHOLE}, {_WHOLE}\], "color": "red"\}}'
+)
 _TAG = re.compile(r"<[^<>]*+>")
 _decode_json = json.JSONDecoder().raw_decode
 
@@ -95,6 +100,10 @@ def _tool_calls(reply: str, strict: bool) -> tuple[tuple[ToolCall | None, ...], 
 
 
 def _read_call(text: str, strict: bool) -> ToolCall | None:
+    usual = _USUAL_CALL.fullmatch(text)
+    if usual is not None:
+        x1, y1, x2, y2 = usual.groups()
+        return ToolCall((float(int(x1)), float(int(y1))), (float(int(x2)), float(int(y2))))
     try:
         call, end = _decode_json(text)
         if end != len(text) or call.keys() != _KEYS or call["name"] != "draw_ray" or call["color"] != "red":
