@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -115,14 +115,12 @@ def refuse(
     samples_per_task: int,
     adaptive: bool = False,
     kl_loss: str | None = None,
-    loss_fields_set: Collection[str] = (),
     gamma_set: bool = False,
     lam_set: bool = False,
 ) -> tuple[str, ...]:
     """Why this combination would have no effect, or not the one asked for; empty if it is sound.
 
-    kl_loss: estimator of a KL term in the loss, None for no such term. loss_fields_set: the fields of LossOptions that
-    the user wrote. gamma_set, lam_set: whether the user wrote them.
+    kl_loss: estimator of a KL term in the loss, None for no such term. gamma_set, lam_set: whether the user wrote them.
     """
     reasons = [
         f"unknown {what} {name!r}; choose from {', '.join(known)}"
@@ -143,9 +141,6 @@ def refuse(
             f"advantage {advantage!r} compares the samples of a task and {samples_per_task} sample leaves nothing to "
             "compare: every advantage would be 0; draw at least 2, or use reinforce_plus_plus, remax or gae"
         )
-    unread = sorted(set(loss_fields_set) - LOSS_READS.get(loss, frozenset(loss_fields_set)))
-    if unread:
-        reasons.append(f"loss {loss!r} does not read {', '.join(unread)}; remove what has no effect")
     if gamma_set and advantage not in ("gae", "reinforce_plus_plus"):
         reasons.append(f"advantage {advantage!r} does not discount: gamma has no effect; remove it")
     if lam_set and advantage != "gae":

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from algorithms.auxiliary import entropy_bonus
+from algorithms.estimators import LOSS_READS
 from algorithms.kl import KL_ESTIMATORS
 from algorithms.losses import LOSSES, LossOptions
 from algorithms.mismatch import MismatchOptions, importance_weights
@@ -68,7 +69,8 @@ class Objective:
         self._algorithm = algorithm
         if algorithm is not None:
             loss = algorithm.loss
-            self._options = LossOptions(clip_low=loss.clip_low, clip_high=loss.clip_high, clip_dual=loss.clip_dual)
+            read = loss.model_dump(include=set(LOSS_READS[loss.name]))
+            self._options = LossOptions(**({"clip_dual": None} | read))
             self._correct = algorithm.mismatch is not None
             self._mismatch = (
                 MismatchOptions(**algorithm.mismatch.model_dump()) if algorithm.mismatch else MismatchOptions()

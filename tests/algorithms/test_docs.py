@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from algorithms.adaptive import AdaptiveOptions
-from algorithms.estimators import ESTIMATORS
+from algorithms.estimators import ESTIMATORS, LOSS_READS
 from algorithms.kl import KL_ESTIMATORS
 from algorithms.losses import LOSSES, LossOptions
 from algorithms.reductions import Denominator
@@ -58,7 +58,7 @@ def test_the_configuration_offers_what_is_implemented() -> None:
         return set(get_args(record.model_fields[field].annotation))
 
     assert choices(config.Algorithm, "advantage") <= ESTIMATORS.keys()
-    assert choices(config.Loss, "name") <= LOSSES.keys()
+    assert choices(config.Loss, "name") == LOSSES.keys()
     assert choices(config.Loss, "denominator") == set(get_args(Denominator))
     assert choices(config.Kl, "estimator") <= KL_ESTIMATORS.keys()
 
@@ -67,6 +67,12 @@ def test_defaults_are_the_same_in_both_places() -> None:
     adaptive = config.Adaptive().model_dump()
     assert dataclasses.asdict(AdaptiveOptions(**adaptive)) == adaptive
     assert AdaptiveOptions() == AdaptiveOptions(**adaptive)
-    loss = config.Loss().model_dump()
-    for field, value in dataclasses.asdict(LossOptions()).items():
-        assert loss.get(field, value) == value
+    ppo = config.Loss().model_dump(include=set(LOSS_READS["ppo_clip"]))
+    sapo = config.Loss(name="sapo").model_dump(include=set(LOSS_READS["sapo"]))
+    assert dataclasses.asdict(LossOptions()) == ppo | sapo
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_the_configuration_has_defaults_for_what_a_loss_reads(name: Any) -> None:
+    assert config.LOSS_DEFAULTS[name].keys() == LOSS_READS[name]
+    LossOptions(**config.LOSS_DEFAULTS[name])

@@ -91,8 +91,6 @@ SOUND: dict[str, Any] = {"advantage": "grpo", "loss": "ppo_clip", "samples_per_t
         ({"advantage": "reinforce_plus_plus", "adaptive": True}, "not form by group"),
         ({"advantage": "grpo_passk", "samples_per_task": 1}, "every advantage would be 0"),
         ({"advantage": "remax", "samples_per_task": 1}, None),
-        ({"loss": "sapo", "loss_fields_set": {"clip_low"}}, "'sapo' does not read clip_low"),
-        ({"loss": "cispo", "loss_fields_set": {"clip_low", "clip_dual"}}, "'cispo' does not read clip_dual"),
         ({"gamma_set": True}, "gamma has no effect"),
         ({"advantage": "reinforce_plus_plus", "lam_set": True}, "lam has no effect"),
     ],

@@ -74,6 +74,50 @@ def test_a_ratio_beyond_the_clip_has_no_gradient():
     assert sums["ratio"] == pytest.approx(2 + math.exp(0.5))
 
 
+# Log ratios: row 1 (A = 2) log 1.5 and 0, row 2 (A = -1) log 0.5 on its one token. Per token, before / 3:
+PROXIMAL = LOGPROBS - torch.tensor([[math.log(1.5), 0.0], [math.log(0.5), 9.0]])
+S = math.sqrt(1.5)  # row 1's ratio as a sequence: the geometric mean of 1.5 and 1
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected", "gradient"),
+    [
+        # -2 x 1.2 (held: no gradient), -2 x 1; 1 x 0.8 (held)
+        (Loss(), -2.4 - 2 + 0.8, [0, -2, 0]),
+        # one ratio per row, whose gradient is S / 2 per token
+        (Loss(name="gspo", clip_low=0.6, clip_high=0.5), -4 * S + 0.5, [-2 * S, -2 * S, 0.5]),
+        (Loss(name="gspo_token", clip_low=0.6, clip_high=0.5), -4 * S + 0.5, [-2 * S, -2 * S, 0.5]),
+        (Loss(name="gspo"), -4 * 1.0004 + 0.9997, [0, 0, 0]),  # far beyond the bounds that belong to it
+        # weights 1.2, 1 and 0.5 on -A log pi; every token keeps its gradient
+        (Loss(name="cispo"), -2 * 1.2 * -1 - 2 * -2 + 0.5 * -0.5, [-2.4, -2, 0.5]),
+        (
+            Loss(name="sapo", tau_positive=2.0, tau_negative=1.0),
+            -4 * sigmoid(1) - 4 * 0.5 + 4 * sigmoid(-0.5),
+            # -A 4 r sigmoid(x) (1 - sigmoid(x)), x = tau (r - 1)
+            [-8 * 1.5 * sigmoid(1) * sigmoid(-1), -8 * 0.25, 4 * 0.5 * sigmoid(-0.5) * sigmoid(0.5)],
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Loss) else "",
+)
+def test_every_loss_by_hand(loss, expected, gradient):
+    outcome, _, grad = run(Algorithm(loss=loss), proximal=PROXIMAL)
+    assert outcome.loss.item() == pytest.approx(expected / 3, rel=1e-5)
+    assert grad.tolist() == [
+        [pytest.approx(g / 3, rel=1e-5, abs=1e-7) for g in gradient[:2]],
+        [pytest.approx(gradient[2] / 3, rel=1e-5, abs=1e-7), 0.0],
+    ]
+
+
+def test_a_loss_without_a_dual_clip_counts_none():
+    proximal = LOGPROBS - torch.tensor([[0.0, 0.0], [math.log(4.0), 0.0]])  # A < 0 at a ratio of 4
+    assert run(Algorithm(), proximal=proximal)[1]["clip_dual"] == 1
+    assert run(Algorithm(loss=Loss(name="cispo")), proximal=proximal)[1]["clip_dual"] == 0
+
+
 def test_the_entropy_bonus_by_hand():
     objective = Objective(Algorithm(loss=Loss(entropy_coefficient=0.5)))
     assert objective.entropy_in_loss

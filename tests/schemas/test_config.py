@@ -53,6 +53,13 @@ def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
         (["algorithm.kl={coefficient: 0, controller: adaptive, target: 0.1, horizon: 1000}"], "coefficient of 0"),
         (["algorithm.kl.controller=adaptive"], "needs target and horizon"),
         (["algorithm.loss.denominator=constant"], "set constant exactly when"),
+        (["algorithm.loss.name=reinforce"], "algorithm.loss.name"),
+        (["algorithm.loss={name: sapo, clip_low: 0.1}"], "loss 'sapo' does not read clip_low; remove"),
+        (["algorithm.loss={name: cispo, clip_dual: 3, tau_positive: 1}"], "does not read clip_dual, tau_positive"),
+        (["algorithm.loss.tau_negative=1.05"], "'ppo_clip' does not read tau_negative"),
+        (["algorithm.loss.clip_high=null"], "needs clip_high, given as null"),
+        (["algorithm.loss.clip_dual=1.1"], "clip_dual=1.1 must lie above 1 + clip_high=1.2"),
+        (["algorithm.loss.clip_low=1.0"], "algorithm.loss.clip_low"),
         (["algorithm.adaptive={clip_min: 4}"], "clip_min=4.0 is above clip_max=3.0"),
         (["data.min_pixels=900000", "data.max_pixels=800000"], "min_pixels=900000 is above max_pixels=800000"),
         (["trainer.epochs=1"], "set exactly one of them"),
@@ -92,6 +99,30 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
 
 def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None:
     config = load(TrainConfig, write(tmp_path, MINIMAL)).config
+    again = tmp_path / "resolved.yaml"
+    again.write_text(to_yaml(config))
+    assert load(TrainConfig, again).config == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], {"clip_low": 0.2, "clip_high": 0.2, "clip_dual": 3.0, "tau_positive": None, "tau_negative": None}),
+        (["algorithm.loss.clip_dual=null"], {"clip_high": 0.2, "clip_dual": None}),
+        (["algorithm.loss.name=gspo"], {"clip_low": 3e-4, "clip_high": 4e-4, "clip_dual": None}),
+        (["algorithm.loss={name: gspo_token, clip_high: 5.0e-4}"], {"clip_low": 3e-4, "clip_high": 5e-4}),
+        (["algorithm.loss.name=cispo"], {"clip_low": 0.999, "clip_high": 0.2, "clip_dual": None}),
+        (
+            ["algorithm.loss={name: sapo, tau_negative: 1.2}"],
+            {"clip_low": None, "tau_positive": 1, "tau_negative": 1.2},
+        ),
+    ],
+)
+def test_a_loss_has_its_own_defaults_and_reads_back_as_itself(
+    tmp_path: Path, overrides: list[str], expected: dict[str, float | None]
+) -> None:
+    config = load(TrainConfig, write(tmp_path, MINIMAL), overrides).config
+    assert config.algorithm.loss.model_dump(include=set(expected)) == expected
     again = tmp_path / "resolved.yaml"
     again.write_text(to_yaml(config))
     assert load(TrainConfig, again).config == config
