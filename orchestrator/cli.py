@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel
 
 from orchestrator.serve_cli import serve_app
-from schemas.config import SftConfig, TrainConfig
+from schemas.config import SftConfig, TinyConfig, TrainConfig
 from schemas.config_file import ConfigError, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -57,6 +57,16 @@ def scenes(
 
     write_scenes(out, train=train, validation=validation, test=test, seed=seed)
     typer.echo(f"{out}: {train} training, {validation} validation, {test} test scenes")
+
+
+@app.command()
+def tiny(config: Config, overrides: Overrides = None) -> None:
+    """Make the small model with its tokenizer and ground its vision on synthetic scenes."""
+    chosen = _load(TinyConfig, config, overrides)
+    from orchestrator.tiny import run_tiny
+
+    with refusals():
+        typer.echo(f"model        {run_tiny(chosen).export}")
 
 
 @app.command()

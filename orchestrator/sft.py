@@ -39,9 +39,15 @@ def run_sft(config: SftConfig) -> RunFolder:
     print(f"data         {len(tasks)} tasks; {config.trainer.samples} samples in {steps} steps", flush=True)
     connect(config.resources)
     resources = config.resources
+    # Train's workers run in a folder of their own, where a relative path means something else.
+    model = config.model.model_copy(update={"path": str(Path(config.model.path).resolve())})
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config, "tasks": ray.put(tasks), "folder": str(folder.root.resolve())},
+        train_loop_config={
+            "config": config.model_copy(update={"model": model}),
+            "tasks": ray.put(tasks),
+            "folder": str(folder.root.resolve()),
+        },
         scaling_config=ScalingConfig(
             num_workers=resources.learner_ranks,
             use_gpu=resources.gpus_per_learner > 0,
@@ -78,7 +84,6 @@ def _worker(given: dict[str, Any]) -> None:
         started = time.perf_counter()
         report = learner.update(*_tables(rows, rank, config), 0.0)
         numbers = learner_numbers(report) | {"time/step": time.perf_counter() - started}
-        ray.train.report({"step": step, **numbers})
         if log is not None:
             log.write("train", step, numbers)
             if step % 20 == 0 or step + 1 == steps:
@@ -87,6 +92,7 @@ def _worker(given: dict[str, Any]) -> None:
         if due or step + 1 == steps:
             extra = {"step": step + 1, "cursor": after.to_json()}
             learner.save(str(folder.checkpoint(step + 1)), extra)
+            ray.train.report({"step": step, **numbers})  # waits for Train's controller: too slow for every step
             if rank == 0:
                 prune(folder, config.checkpoint.keep, None)
     learner.export(str(folder.export))

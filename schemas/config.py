@@ -491,3 +491,14 @@ class SftConfig(Record):
                 "learner.epochs and learner.mini_batches belong to stage 2 and have no effect here; set trainer.samples"
             )
         return self
+
+
+class TinyConfig(Record):
+    """The small model of this project, and the grounding of its vision on synthetic scenes."""
+
+    run: Run = Run()
+    architecture: Literal["qwen2_5_vl", "qwen2_vl", "qwen3_vl"] = "qwen2_5_vl"
+    samples: PositiveInt  # images seen
+    batch_rows: PositiveInt = 64
+    lr: PositiveFloat = 2e-3
+    threads: PositiveInt = 1

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from schemas.config import SftConfig, TrainConfig
+from schemas.config import SftConfig, TinyConfig, TrainConfig
 from schemas.config_file import load
 from schemas.service import ServiceConfig
 
@@ -18,6 +18,8 @@ def kind(file: Path) -> type:
     sections = yaml.safe_load(file.read_text(encoding="utf-8"))
     if "rollout" in sections:
         return TrainConfig
+    if "architecture" in sections:
+        return TinyConfig
     if "trainer" in sections:
         return SftConfig
     return ServiceConfig
