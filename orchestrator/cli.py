@@ -92,6 +92,23 @@ def train(config: Config, overrides: Overrides = None) -> None:
     print_outcome(outcome)
 
 
+@app.command()
+def halve(
+    model: Annotated[Path, typer.Argument(help="checkpoint folder")],
+    out: Annotated[Path, typer.Argument(help="folder to write")],
+) -> None:
+    """Copy a model folder with its weights in float16, as the shipped small model is."""
+    from policy.checkpoint import CheckpointError
+    from policy.checkpoint import halve as write_half
+
+    try:
+        write_half(model, out)
+    except CheckpointError as error:
+        typer.echo(f"refused: {error}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"model        {out}")
+
+
 @app.command("eval")
 def evaluate(
     config: Annotated[Path | None, typer.Option(help="play tasks: YAML file; see configs/")] = None,

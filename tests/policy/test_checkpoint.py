@@ -1,16 +1,19 @@
 """Checkpoints of one process, interrupted writing, and the export."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from policy import checkpoint
 from policy.checkpoint import CheckpointError, is_complete, read_extra
 from policy.info import read_info
 from policy.learner import PolicyLearner
+from policy.model import load
 from policy.tiny import build_tiny
 from policy.vision import read_image_stats
 from schemas.config import Algorithm, Learner, Lora, Model, Optimiser
@@ -121,3 +124,19 @@ def test_an_export_of_adapters_is_merged(tiny, data, tmp_path):
 def test_an_export_in_bfloat16(tiny, tmp_path):
     learner_of(tiny, dtype="bfloat16").export(str(tmp_path / "export"))
     assert AutoModelForImageTextToText.from_pretrained(tmp_path / "export", dtype="auto").dtype == torch.bfloat16
+
+
+def test_a_halved_checkpoint_is_half_the_size_and_loads_as_its_rounded_weights(tmp_path: Path) -> None:
+    source = build_tiny(tmp_path / "whole", seed=3)
+    checkpoint.halve(source, tmp_path / "half")
+    whole, half = load_file(source / "model.safetensors"), load_file(tmp_path / "half" / "model.safetensors")
+    assert whole.keys() == half.keys()
+    assert all(torch.equal(half[name], whole[name].half()) for name in whole)
+    size = (tmp_path / "half" / "model.safetensors").stat().st_size
+    assert size < 0.55 * (source / "model.safetensors").stat().st_size
+    assert load(Model(path=str(tmp_path / "half"))).vocab_size == load(Model(path=str(source))).vocab_size
+
+
+def test_halving_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
+        checkpoint.halve(tmp_path, tmp_path / "half")
