@@ -2,38 +2,29 @@
 
     rollout shards --.
     scores ----------+--> join by trajectory_id -> advantages -> weights -> optimiser step, rank, micro-batch
-    reference -------'
+    reference -------'                                ^
+                                greedy rewards ------'
 
 Pure: Arrow tables in, one TRAINING table and its numbers out. No Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
-from algorithms.adaptive import AdaptiveOptions, AdaptiveState
-from algorithms.adaptive import weights as adaptive_weights
-from algorithms.advantages import dr_grpo, grpo, grpo_passk, rloo
+from algorithms.adaptive import AdaptiveState
 from algorithms.reductions import group_index
+from orchestrator.advantages import Floats, advantages
 from schemas import batch
-from schemas.config import Advantage, Algorithm, BatchPlan
+from schemas.config import Algorithm, BatchPlan
 
 Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-
-ADVANTAGES: Mapping[Advantage, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "grpo": grpo,
-    "dr_grpo": dr_grpo,
-    "grpo_passk": grpo_passk,
-    "rloo": rloo,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +41,14 @@ def assemble(
     rollouts: Sequence[pa.Table],
     scores: Sequence[pa.Table],
     reference: Sequence[pa.Table] | None,
+    greedy: Mapping[str, float] | None,
     algorithm: Algorithm,
     plan: BatchPlan,
     adaptive: AdaptiveState,
 ) -> Assembled:
     """Builds the TRAINING table of one step. Raises SchemaError when the stages' rows do not match.
 
+    `greedy` is the reward of each task's greedy reply, by task_id, where the advantage is measured against it.
     Rows of the same group stay in one optimiser step. Within it they are dealt to ranks by length, so that ranks have
     equal counts and nearly equal work, and micro-batches hold rows of similar length.
     """
@@ -65,7 +58,7 @@ def assemble(
     if not np.isfinite(rewards).all():
         bad = scored.column("trajectory_id")[int(np.flatnonzero(~np.isfinite(rewards))[0])].as_py()
         raise batch.SchemaError(f"assemble: the reward of trajectory {bad} is not finite; the reward must be an error")
-    values, weights, adaptive = _advantages(scored, algorithm, adaptive)
+    credit = advantages(scored, algorithm, adaptive, greedy)
 
     joined = rollout
     if reference is not None:
@@ -75,37 +68,14 @@ def assemble(
     else:
         nothing = pa.nulls(rollout.num_rows, batch.TRAINING.field("reference_logprobs").type)
         joined = joined.append_column("reference_logprobs", nothing)
-    joined = joined.append_column("advantages", _spread(rollout.column("mask"), values))
+    joined = joined.append_column("advantages", credit.advantages)
 
     parts = [
         _optimiser_step(joined, rows, number, plan, algorithm)
         for number, rows in enumerate(_mini_batches(rollout, plan))
     ]
     training = pa.concat_tables(parts).combine_chunks()
-    return Assembled(batch.check(training, batch.TRAINING, "assemble"), scored, adaptive, weights)
-
-
-def _advantages(scored: pa.Table, algorithm: Algorithm, state: AdaptiveState) -> tuple[Floats, Floats, AdaptiveState]:
-    """One advantage and one adaptive weight per row, and the adaptive average after this batch."""
-    rewards = torch.from_numpy(scored.column("reward").to_numpy().copy())
-    groups = group_index(scored.column("group_id").to_pylist())
-    values = ADVANTAGES[algorithm.advantage](rewards, groups)
-    weights = torch.ones_like(values)
-    if algorithm.adaptive is not None:
-        options = AdaptiveOptions(**algorithm.adaptive.model_dump())
-        weights, state, _ = adaptive_weights(rewards, groups, state, options)
-    return (values * weights).numpy(), weights.numpy(), state
-
-
-def _spread(mask: Any, values: Floats) -> Any:
-    """Each trajectory's value on its sampled tokens, 0 on the others: list<int8> in, list<float32> out."""
-    chunk = mask.combine_chunks()
-    flat = chunk.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-    lengths = np.diff(chunk.offsets.to_numpy())
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    tokens = flat * np.repeat(values.astype(np.float32), lengths)
-    lists: Any = pa.ListArray
-    return lists.from_arrays(offsets, tokens)
+    return Assembled(batch.check(training, batch.TRAINING, "assemble"), scored, credit.adaptive, credit.weights)
 
 
 def _mini_batches(rollout: pa.Table, plan: BatchPlan) -> list[Ints]:

@@ -56,28 +56,26 @@ def evaluate(players: Players, tasks: Sequence[Task], options: Validation, versi
     Each trajectory is scored against its own task. Standard errors are over tasks: draws of one are averaged first.
     """
     by_id = {task.task_id: task for task in tasks}
-    sampled = _play(players, tasks, options.samples, options.sampling, f"validation-{step:06d}-sampled", version)
+    order = Order(f"validation-{step:06d}-sampled", tuple(tasks), options.samples, options.sampling)
+    sampled = play(players, order, version)
     numbers = {f"sampled/{key}": value for key, value in numbers_of(sampled, by_id).items()}
     tables = [sampled]
     if options.greedy:
-        greedy = _play(players, tasks, 1, Sampling(temperature=0.0), f"validation-{step:06d}-greedy", version)
+        order = Order(f"validation-{step:06d}-greedy", tuple(tasks), 1, Sampling(temperature=0.0), "greedy")
+        greedy = play(players, order, version)
         numbers |= {f"greedy/{key}": value for key, value in numbers_of(greedy, by_id).items()}
         tables.append(greedy)
     return Evaluation(numbers, pa.concat_tables(tables), by_id)
 
 
-def _play(
-    players: Players, tasks: Sequence[Task], samples: int, sampling: Sampling, name: str, version: int
-) -> pa.Table:
-    """ROLLOUT and SCORES columns of every trajectory."""
-    kind = "greedy" if sampling.temperature == 0 else "sample"
-    order = Order(name, tuple(tasks), samples, sampling, kind)
+def play(players: Players, order: Order, version: int) -> pa.Table:
+    """ROLLOUT and SCORES columns of every trajectory of an order."""
     pending = [
         Pending(shard, players.reward.score(shard), None) for shard in players.rollout.generate(order, version=version)
     ]
     shards = players.collect(pending)
-    rollout = batch.concat(shards.rollouts, batch.ROLLOUT, "evaluate: rollouts")
-    return batch.join(rollout, batch.concat(shards.scores, batch.SCORES, "evaluate: scores"), "evaluate: scores")
+    rollout = batch.concat(shards.rollouts, batch.ROLLOUT, f"{order.name}: rollouts")
+    return batch.join(rollout, batch.concat(shards.scores, batch.SCORES, f"{order.name}: scores"), order.name)
 
 
 def numbers_of(table: pa.Table, tasks: dict[str, Task]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from actors.player import Order
 from orchestrator.assemble import assemble
+from orchestrator.baseline import baseline_of
 from orchestrator.clock import CLOCK
 from orchestrator.cluster import Cluster, Pending
 from orchestrator.metrics import batch_numbers, learner_numbers
@@ -19,18 +20,22 @@ from schemas.config import TrainConfig
 
 def train(config: TrainConfig, cluster: Cluster, progress: Progress, watch: Watch) -> None:
     """Runs every step that is left. Synchronous: all turns of a batch are sampled by the policy it then updates."""
+    baseline = baseline_of(config.algorithm, cluster)
     watch.before(progress)
     for step in progress.steps():
-        order = Order(f"{step:06d}", progress.next_tasks(), config.rollout.samples_per_task, config.rollout.sampling)
+        tasks = progress.next_tasks()
+        order = Order(f"{step:06d}", tasks, config.rollout.samples_per_task, config.rollout.sampling)
         pending = [
             Pending(shard, cluster.reward.score(shard), cluster.reference.logprobs(shard))
             for shard in cluster.rollout.generate(order, version=step)
         ]
+        greedy = baseline.play(step, tasks)
         shards = cluster.collect(pending)
         batch = assemble(
             shards.rollouts,
             shards.scores,
             shards.reference,
+            greedy,
             config.algorithm,
             config.plan,
             progress.position.adaptive,

@@ -73,6 +73,7 @@ def refuse_ineffective(config: TrainConfig) -> None:
         samples_per_task=config.rollout.samples_per_task,
         adaptive=algorithm.adaptive is not None,
         kl_loss=algorithm.kl.estimator if config.uses_reference else None,
+        gamma_set=algorithm.gamma is not None,
     )
     if reasons:
         raise ConfigError("\n".join(f"algorithm: {reason}" for reason in reasons))

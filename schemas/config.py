@@ -22,7 +22,9 @@ from schemas.task import Record
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 DType = Literal["float32", "bfloat16"]
 Transfer = Literal["object_store", "nccl"]
-Advantage = Literal["grpo", "dr_grpo", "grpo_passk", "rloo"]
+Advantage = Literal[
+    "grpo", "dr_grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "remax"
+]
 
 
 class Run(Record):
@@ -249,6 +251,7 @@ class Algorithm(Record):
     """The RL method."""
 
     advantage: Advantage = "grpo"
+    gamma: Fraction | None = None  # discount per sampled token where the advantage has one; None: 1
     adaptive: Adaptive | None = None
     loss: Loss = Loss()
     kl: Kl = Kl()
@@ -437,10 +440,11 @@ class TrainConfig(Record):
                 f"rollout.sampling top_p={sampling.top_p}, top_k={sampling.top_k}: the sampler's distribution then "
                 "differs from the learner's; set top_p=1 and top_k=0, or set algorithm.mismatch"
             )
-        if self.rollout.samples_per_task == 1:
+        alone = self.algorithm.advantage in ("reinforce_plus_plus", "remax")
+        if self.rollout.samples_per_task == 1 and not alone:
             raise ValueError(
                 f"rollout.samples_per_task=1 with algorithm.advantage={self.algorithm.advantage!r}: a group of one "
-                "has no advantage; draw at least 2 samples"
+                "has no advantage; draw at least 2 samples, or use reinforce_plus_plus or remax"
             )
         per_step = plan.trajectories // plan.mini_batches
         if plan.trajectories % plan.mini_batches or per_step % plan.ranks:

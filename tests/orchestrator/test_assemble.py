@@ -2,18 +2,20 @@
 
 import itertools
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import algorithms.advantages
 from algorithms.adaptive import AdaptiveState
 from orchestrator.assemble import Assembled, assemble
 from schemas import batch
-from schemas.config import Adaptive, Algorithm, BatchPlan, Loss
+from schemas.config import Adaptive, Advantage, Algorithm, BatchPlan, Loss
 
 
 def rollout(lengths: list[int], samples: int) -> pa.Table:
@@ -50,12 +52,21 @@ def scores(rewards: list[float]) -> pa.Table:
 
 
 def run(
-    lengths: list[int], rewards: list[float], plan: BatchPlan, algorithm: Algorithm | None = None, shards: int = 1
+    lengths: list[int],
+    rewards: list[float],
+    plan: BatchPlan,
+    algorithm: Algorithm | None = None,
+    shards: int = 1,
+    greedy: dict[str, float] | None = None,
 ) -> Assembled:
     table = rollout(lengths, plan.samples)
     bounds = [round(i * len(table) / shards) for i in range(shards + 1)]
     parts = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
-    return assemble(parts, [scores(rewards)], None, algorithm or Algorithm(), plan, AdaptiveState())
+    return assemble(parts, [scores(rewards)], None, greedy, algorithm or Algorithm(), plan, AdaptiveState())
+
+
+def by_id(out: Assembled) -> dict[str, list[float]]:
+    return dict(zip(*(out.training.column(name).to_pylist() for name in ("trajectory_id", "advantages")), strict=True))
 
 
 PLAN = BatchPlan(tasks=2, samples=2, ranks=2, epochs=1, mini_batches=1, micro_batch_rows=1)
@@ -79,6 +90,73 @@ def test_the_adaptive_weight_multiplies_and_its_average_moves() -> None:
     plain = run([5, 5, 5, 5], [1.0, 3.0, 4.0, 4.0], PLAN)
     ratio = out.training.column("advantages")[0].as_py()[1] / plain.training.column("advantages")[0].as_py()[1]
     assert ratio == pytest.approx(math.sqrt(2))
+
+
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "grpo_passk", "rloo"])
+def test_an_advantage_of_the_whole_trajectory_is_exactly_its_function_times_the_weight(name: Any) -> None:
+    rewards = [0.1, 0.7, 9.3, 1 / 3, 0.1, 5.0]
+    plan = BatchPlan(tasks=2, samples=3, ranks=1, epochs=1, mini_batches=1, micro_batch_rows=8)
+    out = run([5, 9, 4, 7, 5, 6], rewards, plan, Algorithm(advantage=name, adaptive=Adaptive()))
+    scored, groups = torch.tensor(rewards, dtype=torch.float64), torch.tensor([0, 0, 0, 1, 1, 1])
+    values = (getattr(algorithms.advantages, name)(scored, groups).numpy() * out.weights).astype(np.float32)
+    for value, tokens, mask in zip(values, by_id(out).values(), out.training.column("mask").to_pylist(), strict=True):
+        assert tokens == [float(value) if trained else 0.0 for trained in mask]
+
+
+def test_reinforce_plus_plus_whitens_discounted_returns_over_all_sampled_tokens() -> None:
+    # Rewards 8, 0, 2, 0 on the last of 3, 2, 3 and 2 sampled tokens, discount 1/2: returns 2 4 8, 0 0, 1/2 1 2, 0 0.
+    # Sum 17.5 over 10 tokens: mean 1.75; squares sum to 89.25 - 10 x 1.75^2 = 58.625; variance 58.625 / 9.
+    algorithm = Algorithm(advantage="reinforce_plus_plus", gamma=0.5)
+    got = by_id(run([5, 4, 5, 4], [8.0, 0.0, 2.0, 0.0], PLAN, algorithm))
+    scale = math.sqrt(58.625 / 9)
+    first, zero, third = ([(x - 1.75) / scale for x in xs] for xs in ([2, 4, 8], [0, 0], [0.5, 1, 2]))
+    assert got["t0"] == pytest.approx([0, first[0], 0, first[1], first[2]])
+    assert got["t1"] == got["t3"] == pytest.approx([0, zero[0], 0, zero[1]])
+    assert got["t2"] == pytest.approx([0, third[0], 0, third[1], third[2]])
+
+
+def test_reinforce_plus_plus_without_a_discount_gives_a_row_one_value() -> None:
+    # 4 on 3 tokens, 0 on 2, 1 on 3, 0 on 2: mean 1.5, squares 51 - 22.5 = 28.5, variance 28.5 / 9.
+    got = by_id(run([5, 4, 5, 4], [4.0, 0.0, 1.0, 0.0], PLAN, Algorithm(advantage="reinforce_plus_plus")))
+    assert got["t0"] == pytest.approx([x * 2.5 / math.sqrt(28.5 / 9) for x in (0, 1, 0, 1, 1)])
+
+
+def test_reinforce_plus_plus_baseline_whitens_what_exceeds_the_group() -> None:
+    # Centred +2 on 3 tokens, -2 on 2, 0 on 5: mean 0.2, squares 20 - 0.4 = 19.6, variance 19.6 / 9.
+    got = by_id(run([5, 4, 5, 4], [5.0, 1.0, 3.0, 3.0], PLAN, Algorithm(advantage="reinforce_plus_plus_baseline")))
+    scale = math.sqrt(19.6 / 9)
+    assert got["t0"] == pytest.approx([x * 1.8 / scale for x in (0, 1, 0, 1, 1)])
+    assert got["t1"] == pytest.approx([-x * 2.2 / scale for x in (0, 1, 0, 1)])
+    assert got["t2"] == pytest.approx([-x * 0.2 / scale for x in (0, 1, 0, 1, 1)])
+
+
+def test_remax_measures_each_sample_against_its_task_s_greedy_reply() -> None:
+    algorithm = Algorithm(advantage="remax")
+    got = by_id(run([5, 4, 5, 4], [5.0, 1.0, 3.0, 3.0], PLAN, algorithm, greedy={"g0": 2.0, "g1": 3.5, "other": 9.0}))
+    assert got == {
+        "t0": [0, 3, 0, 3, 3],
+        "t1": [0, -1, 0, -1],
+        "t2": [0, -0.5, 0, -0.5, -0.5],
+        "t3": [0, -0.5, 0, -0.5],
+    }
+
+
+def test_a_task_without_a_greedy_reward_is_an_error() -> None:
+    with pytest.raises(batch.SchemaError, match=r"no greedy reply was scored for 1 task\(s\), the first is g1"):
+        run([5, 4, 5, 4], [5.0, 1.0, 3.0, 3.0], PLAN, Algorithm(advantage="remax"), greedy={"g0": 2.0})
+    with pytest.raises(ValueError, match="needs greedy_scores"):
+        run([5, 4, 5, 4], [5.0, 1.0, 3.0, 3.0], PLAN, Algorithm(advantage="remax"))
+
+
+@pytest.mark.parametrize("name", get_args(Advantage))
+def test_advantages_do_not_depend_on_the_split(name: Any) -> None:
+    lengths, rewards = [5, 9, 4, 7, 5, 6, 12, 8], [0.1, 0.7, 9.3, 0.3, 0.2, 5.0, 5.0, 1.0]
+    greedy = {f"g{i}": 0.5 * i for i in range(4)} if name == "remax" else None
+    algorithm = Algorithm(advantage=name)
+    whole = by_id(run(lengths, rewards, BatchPlan(4, 2, 1, 1, 1, 8), algorithm, greedy=greedy))
+    for ranks, mini, micro, shards in [(2, 1, 1, 3), (1, 4, 2, 8), (2, 2, 3, 2)]:
+        plan = BatchPlan(4, 2, ranks, 2, mini, micro)
+        assert by_id(run(lengths, rewards, plan, algorithm, shards=shards, greedy=greedy)) == whole
 
 
 @pytest.mark.parametrize(

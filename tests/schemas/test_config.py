@@ -49,6 +49,12 @@ def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
         (["rollout.sampling.top_p=0.95"], "set top_p=1 and top_k=0, or set algorithm.mismatch"),
         (["rollout.sampling.temperature=0"], "explores nothing"),
         (["rollout.samples_per_task=1"], "draw at least 2 samples"),
+        (
+            ["rollout.samples_per_task=1", "algorithm.advantage=reinforce_plus_plus_baseline"],
+            "or use reinforce_plus_plus",
+        ),
+        (["algorithm.advantage=ppo"], "algorithm.advantage"),
+        (["algorithm.gamma=1.5"], "algorithm.gamma"),
         (["algorithm.kl.target=0.1"], "no effect with controller='fixed'"),
         (["algorithm.kl={coefficient: 0, controller: adaptive, target: 0.1, horizon: 1000}"], "coefficient of 0"),
         (["algorithm.kl.controller=adaptive"], "needs target and horizon"),
@@ -75,6 +81,12 @@ def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
 )
 def test_settings_that_cannot_work_are_refused(tmp_path: Path, overrides: list[str], said: str) -> None:
     assert said in refused(tmp_path, *overrides)
+
+
+@pytest.mark.parametrize("advantage", ["reinforce_plus_plus", "remax"])
+def test_one_sample_per_task_is_enough_where_samples_are_not_compared(tmp_path: Path, advantage: str) -> None:
+    overrides = ["rollout.samples_per_task=1", f"algorithm.advantage={advantage}"]
+    assert load(TrainConfig, write(tmp_path, MINIMAL), overrides).config.plan.trajectories == 32
 
 
 def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
@@ -118,7 +130,7 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None
         ),
     ],
 )
-def test_a_loss_has_its_own_defaults_and_reads_back_as_itself(
+def test_a_loss_has_its_own_defaults_and_every_method_reads_back_as_itself(
     tmp_path: Path, overrides: list[str], expected: dict[str, float | None]
 ) -> None:
     config = load(TrainConfig, write(tmp_path, MINIMAL), overrides).config

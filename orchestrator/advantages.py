@@ -1,0 +1,107 @@
+"""What a step's rewards say about each sampled token.
+
+    rewards, groups --> estimator --> [B, M] over sampled tokens --x adaptive weight of the group--> list<float> per row
+         greedy scores --^
+
+Estimators see the sampled tokens of a row side by side: what stands between them carries no reward and no advantage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from algorithms.adaptive import AdaptiveOptions, AdaptiveState
+from algorithms.adaptive import weights as adaptive_weights
+from algorithms.estimators import ESTIMATORS, EstimatorBatch
+from algorithms.reductions import group_index
+from schemas.batch import SchemaError
+from schemas.config import Algorithm
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Advantages aligned with token_ids, the adaptive weight of each row, and the adaptive average after this batch."""
+
+    advantages: Any  # pyarrow list<float32>
+    weights: Floats
+    adaptive: AdaptiveState
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """Where the sampled tokens of ragged rows stand.
+
+    >>> tokens = SampledTokens.of(pa.chunked_array([[[0, 1, 0, 1], [1]]], pa.list_(pa.int8())))
+    >>> tokens.mask.tolist()
+    [[True, True], [True, False]]
+    >>> tokens.spread(np.asarray([[1.0, 2.0], [3.0, 9.0]])).to_pylist()
+    [[0.0, 1.0, 0.0, 2.0], [3.0]]
+    """
+
+    offsets: npt.NDArray[np.int32]  # of the rows, in all tokens
+    flat: npt.NDArray[np.bool_]  # which of all tokens were sampled
+    mask: npt.NDArray[np.bool_]  # [B, M]: the sampled tokens of each row, in its first columns
+
+    @classmethod
+    def of(cls, mask: Any) -> SampledTokens:
+        """From a column of masks, list<int8>."""
+        chunk = mask.combine_chunks()
+        flat = chunk.flatten().to_numpy(zero_copy_only=False).astype(bool)
+        offsets = np.concatenate([[0], np.cumsum(np.diff(chunk.offsets.to_numpy()))]).astype(np.int32)
+        counts = np.diff(np.concatenate([[0], np.cumsum(flat)])[offsets])
+        return cls(offsets, flat, np.arange(counts.max(initial=1)) < counts[:, None])
+
+    def spread(self, values: Floats) -> Any:
+        """Values [B, M] where their tokens stand, 0 elsewhere: list<float32>."""
+        tokens = np.zeros(len(self.flat), dtype=np.float32)
+        tokens[self.flat] = values[self.mask]
+        lists: Any = pa.ListArray
+        return lists.from_arrays(self.offsets, tokens)
+
+
+def advantages(
+    scored: pa.Table, algorithm: Algorithm, state: AdaptiveState, greedy: Mapping[str, float] | None
+) -> Credit:
+    """Advantages of all rows of a step at once: estimators that whiten do so over all of its sampled tokens.
+
+    Args:
+        scored: ROLLOUT and SCORES columns.
+        algorithm: names the estimator and the adaptive weighting.
+        state: the adaptive average so far.
+        greedy: reward of each task's greedy reply, by task_id, for the estimator that reads it.
+
+    Raises SchemaError when a task has no greedy reward, ValueError for rewards that are not finite.
+    """
+    rewards = torch.from_numpy(scored.column("reward").to_numpy().copy())
+    groups = group_index(scored.column("group_id").to_pylist())
+    tokens = SampledTokens.of(scored.column("mask"))
+    batch = EstimatorBatch(
+        scores=rewards,
+        groups=groups,
+        mask=torch.from_numpy(tokens.mask),
+        greedy_scores=None if greedy is None else _greedy_scores(scored, greedy),
+        gamma=1.0 if algorithm.gamma is None else algorithm.gamma,
+    )
+    values = ESTIMATORS[algorithm.advantage](batch).advantages
+    weights = torch.ones_like(rewards)
+    if algorithm.adaptive is not None:
+        options = AdaptiveOptions(**algorithm.adaptive.model_dump())
+        weights, state, _ = adaptive_weights(rewards, groups, state, options)
+    return Credit(tokens.spread((values * weights.unsqueeze(-1)).numpy()), weights.numpy(), state)
+
+
+def _greedy_scores(scored: pa.Table, greedy: Mapping[str, float]) -> torch.Tensor:
+    names = [str(name) for name in scored.column("task_id").to_pylist()]
+    missing = sorted(set(names) - greedy.keys())
+    if missing:
+        raise SchemaError(f"assemble: no greedy reply was scored for {len(missing)} task(s), the first is {missing[0]}")
+    return torch.tensor([greedy[name] for name in names], dtype=torch.float64)
