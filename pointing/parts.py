@@ -45,8 +45,11 @@ def predict(reply: Reply, frame: Frame) -> Prediction:
     """
     hand = reply.boxes[0] if reply.boxes else None
     target = reply.tail_boxes[-1] if reply.tail_boxes else None
-    rays = reply.rays
-    ray = rays[0] if rays else None
+    ray = None
+    for call in reply.tool_calls:
+        if call is not None:
+            ray = call
+            break
     keypoints = (reply.points[0], reply.points[1]) if len(reply.points) >= 2 else ray
     if frame.is_identity:
         return Prediction(hand, keypoints, ray, target)

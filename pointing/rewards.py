@@ -103,7 +103,8 @@ def _score_negative(said: Reply, rules: RewardRules) -> Score:
 
 def _score_positive(said: Reply, truth: Truth, frame: Frame, rules: RewardRules) -> Score:
     found = predict(said, frame)
-    hand, target, calls, boxes = found.hand, found.target, len(said.rays), len(said.tail_boxes)
+    hand, target, boxes = found.hand, found.target, len(said.tail_boxes)
+    calls = len(said.tool_calls) - said.tool_calls.count(None)
     any_box = boxes > 0
     if rules.require_valid_boxes:
         limits = frame.limits
