@@ -15,7 +15,7 @@ from typing import Literal
 
 from pointing import geometry
 from pointing.coordinates import Frame
-from pointing.grammar import Reply, parse
+from pointing.grammar import ANSWER_CLOSE, ANSWER_OPEN, Reply, parse
 from pointing.parts import Prediction, RawTruth, Truth, predict, read_truth
 
 TargetSize = Literal["small", "medium", "large"]
@@ -61,14 +61,14 @@ def measure(reply: str, truth: RawTruth, frame: Frame = _IDENTITY) -> Measuremen
     said, known = parse(reply), read_truth(truth)
     marked = bool(said.boxes or said.points or said.captions or said.rays)
     if known is None:
-        return Measurement(negative=True, marked=marked, well_formed=_well_formed(said))
+        return Measurement(negative=True, marked=marked, well_formed=_well_formed(reply, said))
     found = predict(said, frame)
     ray_error = _ray_error(found, known)
     keypoint_error = _keypoint_error(found, known)
     return Measurement(
         negative=False,
         marked=marked,
-        well_formed=_well_formed(said),
+        well_formed=_well_formed(reply, said),
         object_iou=_iou(found.target, known.target),
         target_size=_target_size(known.target, frame),
         hand_iou=_iou(found.hand, known.hand),
@@ -80,10 +80,11 @@ def measure(reply: str, truth: RawTruth, frame: Frame = _IDENTITY) -> Measuremen
     )
 
 
-def _well_formed(said: Reply) -> bool:
-    """Either no marks at all, or a hand and two points, one call that counts, then one captioned box."""
+def _well_formed(reply: str, said: Reply) -> bool:
+    """Either an answer without marks, or a hand and two points, one call that counts, then one captioned box."""
     if not (said.boxes or said.points or said.captions or said.tool_calls):
-        return True
+        opened = reply.find(ANSWER_OPEN)
+        return opened >= 0 and reply.find(ANSWER_CLOSE, opened) >= 0
     head = len(said.boxes) - len(said.tail_boxes)
     one_call = len(said.tool_calls) == 1 and len(said.rays) == 1
     return one_call and head == 1 and len(said.points) == 2 and len(said.tail_boxes) == 1 and len(said.captions) == 1

@@ -85,7 +85,10 @@ def test_absent_truth_is_left_out_and_absent_predictions_are_not():
     [
         (GOOD, True),
         (SILENT, True),
-        ("", True),
+        ("", False),
+        ("no idea", False),
+        ("<answer>no idea", False),
+        ("<answer>Nothing.</answer>", True),
         (GOOD.split("<answer>")[0], False),
         (GOOD + "<|box_start|>[1, 2, 3, 4]<|box_end|>", False),
         (GOOD.replace("<|caption_start|>", ""), False),
