@@ -30,9 +30,7 @@ from policy.vision import ImageStats, install_fast_vision, patchify, read_image_
 
 CELLS = 4  # tokens a side: images of 112 pixels, or 128 for Qwen3-VL
 RENDERED = 224  # side in pixels at which scenes are drawn, before they are resized as rollouts resize theirs
-JITTER = (
-    2.0  # standard deviation in seen pixels of the drawn ray's ends: the model will see its own rays, not true ones
-)
+JITTER = 2.0  # seen pixels, standard deviation of a drawn ray's ends: later the model sees its own rays
 WARMUP = 60
 MIN_LR_RATIO = 0.03
 BETAS = (0.9, 0.98)
