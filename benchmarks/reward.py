@@ -86,10 +86,11 @@ def main() -> None:
     result["function"] = function()
     result["hostile"] = hostile()
     result |= services(given.seconds)
+    step = result["training_step"]
+    step["cpu_seconds"] = 1e-6 * result["function"]["score_table, 1024 rows"] * step["replies"]
     step_seconds = given.step_seconds or measured_step()
     if step_seconds is not None:
-        cost = result["training_step"]["seconds"]
-        result["training_step"] |= {"step_seconds": step_seconds, "share": cost / step_seconds}
+        step |= {"step_seconds": step_seconds, "share": step["seconds"] / step_seconds}
     result["load_average_after"] = os.getloadavg()[0]
     given.out.parent.mkdir(parents=True, exist_ok=True)
     given.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -330,7 +331,8 @@ def show(result: dict[str, Any]) -> None:
             print(f"  {name + ', ' + size + ' items':26} {cells} {row['requests/s']:11.0f} {row['replies/s']:10.0f}")
     step = result["training_step"]
     share = f": {100 * step['share']:.2f} % of a step of {step['step_seconds']:.2f} s" if "share" in step else ""
-    print(f"\na step's {step['replies']} replies in {SHARDS} shards: {1e3 * step['seconds']:.1f} ms{share}")
+    cost = f"{1e3 * step['seconds']:.1f} ms, {1e3 * step['cpu_seconds']:.1f} ms of CPU"
+    print(f"\na step's {step['replies']} replies in {SHARDS} shards: {cost}{share}")
 
 
 if __name__ == "__main__":
