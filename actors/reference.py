@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pyarrow as pa
 import torch
-from policy.learner import PolicyLearner
 
+from policy.learner import PolicyLearner
 from schemas import batch
 from schemas.config import Learner, Model
 
