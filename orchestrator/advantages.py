@@ -1,7 +1,7 @@
 """What a step's rewards say about each sampled token.
 
     rewards, groups --> estimator --> [B, M] over sampled tokens --x adaptive weight of the group--> list<float> per row
-         greedy scores --^
+    greedy rewards, KL penalty --^
 
 Estimators see the sampled tokens of a row side by side: what stands between them carries no reward and no advantage.
 """
@@ -20,9 +20,10 @@ import torch
 from algorithms.adaptive import AdaptiveOptions, AdaptiveState
 from algorithms.adaptive import weights as adaptive_weights
 from algorithms.estimators import ESTIMATORS, EstimatorBatch
+from algorithms.kl import KL_ESTIMATORS
 from algorithms.reductions import group_index
 from schemas.batch import SchemaError
-from schemas.config import Algorithm
+from schemas.config import Algorithm, Kl
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,6 +61,12 @@ class SampledTokens:
         counts = np.diff(np.concatenate([[0], np.cumsum(flat)])[offsets])
         return cls(offsets, flat, np.arange(counts.max(initial=1)) < counts[:, None])
 
+    def gather(self, column: Any) -> torch.Tensor:
+        """The sampled tokens' values [B, M] of a column list<float32>, 0 beyond a row's last: float64."""
+        values = np.zeros(self.mask.shape)
+        values[self.mask] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)[self.flat]
+        return torch.from_numpy(values)
+
     def spread(self, values: Floats) -> Any:
         """Values [B, M] where their tokens stand, 0 elsewhere: list<float32>."""
         tokens = np.zeros(len(self.flat), dtype=np.float32)
@@ -68,8 +75,27 @@ class SampledTokens:
         return lists.from_arrays(self.offsets, tokens)
 
 
+def kl_penalty(joined: pa.Table, kl: Kl, coefficient: float) -> torch.Tensor | None:
+    """What the distance to the reference takes off the reward of each sampled token, [B, M]; None if it is in the loss.
+
+    joined: ROLLOUT and REFERENCE columns. The distance is that of the sampler's own log-probabilities. Raises
+    SchemaError for rows without a reference.
+    """
+    if kl.place == "loss":
+        return None
+    if joined.column("reference_logprobs").null_count:
+        raise SchemaError("assemble: algorithm.kl.place='reward' needs the reference's log-probabilities of every row")
+    tokens = SampledTokens.of(joined.column("mask"))
+    behaviour, reference = (tokens.gather(joined.column(f"{name}_logprobs")) for name in ("behaviour", "reference"))
+    return coefficient * KL_ESTIMATORS[kl.estimator](behaviour, reference)
+
+
 def advantages(
-    scored: pa.Table, algorithm: Algorithm, state: AdaptiveState, greedy: Mapping[str, float] | None
+    scored: pa.Table,
+    algorithm: Algorithm,
+    state: AdaptiveState,
+    greedy: Mapping[str, float] | None,
+    penalty: torch.Tensor | None,
 ) -> Credit:
     """Advantages of all rows of a step at once: estimators that whiten do so over all of its sampled tokens.
 
@@ -78,6 +104,7 @@ def advantages(
         algorithm: names the estimator and the adaptive weighting.
         state: the adaptive average so far.
         greedy: reward of each task's greedy reply, by task_id, for the estimator that reads it.
+        penalty: [B, M], taken off each sampled token's reward; adaptive weights look at rewards without it.
 
     Raises SchemaError when a task has no greedy reward, ValueError for rewards that are not finite.
     """
@@ -88,6 +115,7 @@ def advantages(
         scores=rewards,
         groups=groups,
         mask=torch.from_numpy(tokens.mask),
+        penalty=penalty,
         greedy_scores=None if greedy is None else _greedy_scores(scored, greedy),
         gamma=1.0 if algorithm.gamma is None else algorithm.gamma,
     )

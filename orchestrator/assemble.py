@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from algorithms.adaptive import AdaptiveState
 from algorithms.reductions import group_index
-from orchestrator.advantages import Floats, advantages
+from orchestrator.advantages import Floats, advantages, kl_penalty
 from schemas import batch
 from schemas.config import Algorithm, BatchPlan
 
@@ -45,10 +45,13 @@ def assemble(
     algorithm: Algorithm,
     plan: BatchPlan,
     adaptive: AdaptiveState,
+    kl_coefficient: float,
 ) -> Assembled:
     """Builds the TRAINING table of one step. Raises SchemaError when the stages' rows do not match.
 
     `greedy` is the reward of each task's greedy reply, by task_id, where the advantage is measured against it.
+    `kl_coefficient` is that of a KL penalty in the reward; one in the loss is the learner's.
+
     Rows of the same group stay in one optimiser step. Within it they are dealt to ranks by length, so that ranks have
     equal counts and nearly equal work, and micro-batches hold rows of similar length.
     """
@@ -58,7 +61,6 @@ def assemble(
     if not np.isfinite(rewards).all():
         bad = scored.column("trajectory_id")[int(np.flatnonzero(~np.isfinite(rewards))[0])].as_py()
         raise batch.SchemaError(f"assemble: the reward of trajectory {bad} is not finite; the reward must be an error")
-    credit = advantages(scored, algorithm, adaptive, greedy)
 
     joined = rollout
     if reference is not None:
@@ -68,6 +70,8 @@ def assemble(
     else:
         nothing = pa.nulls(rollout.num_rows, batch.TRAINING.field("reference_logprobs").type)
         joined = joined.append_column("reference_logprobs", nothing)
+    penalty = kl_penalty(joined, algorithm.kl, kl_coefficient)
+    credit = advantages(scored, algorithm, adaptive, greedy, penalty)
     joined = joined.append_column("advantages", credit.advantages)
 
     parts = [

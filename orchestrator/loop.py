@@ -39,6 +39,7 @@ def train(config: TrainConfig, cluster: Cluster, progress: Progress, watch: Watc
             config.algorithm,
             config.plan,
             progress.position.adaptive,
+            progress.kl.coef,
         )
         learned = cluster.learner.update(batch.training, shards.images, progress.kl.coef)
         cluster.publish_weights(version=step + 1)

@@ -72,7 +72,7 @@ def refuse_ineffective(config: TrainConfig) -> None:
         loss=algorithm.loss.name,
         samples_per_task=config.rollout.samples_per_task,
         adaptive=algorithm.adaptive is not None,
-        kl_loss=algorithm.kl.estimator if config.uses_reference else None,
+        kl_loss=algorithm.kl.estimator if config.uses_reference and algorithm.kl.place == "loss" else None,
         gamma_set=algorithm.gamma is not None,
     )
     if reasons:

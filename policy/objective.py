@@ -1,6 +1,7 @@
 """The loss of one forward pass, and what is logged of it.
 
     per token = policy loss x mismatch weight + kl_coefficient x KL(policy, reference) - entropy_coefficient x entropy
+                                                (measured alone where it was taken off the reward)
     loss      = sum of (per token x token weight) / denominator        the denominator of the whole optimiser step
 
 Supervised training is the same with policy loss = -advantage x log-probability and advantages of 1.
@@ -94,7 +95,8 @@ class Objective:
         kl = torch.zeros_like(logprobs)
         if targets.reference is not None:
             kl = KL_ESTIMATORS[self._algorithm.kl.estimator](logprobs, targets.reference)
-            per_token = per_token + kl_coefficient * kl
+            if self._algorithm.kl.place == "loss":
+                per_token = per_token + kl_coefficient * kl
         if self.entropy_in_loss:
             per_token = per_token + entropy_bonus(entropy, mask, self._algorithm.loss.entropy_coefficient)
         weights = token_weights(self._algorithm.loss.denominator, mask, logprobs.dtype)

@@ -221,9 +221,13 @@ class Loss(Record):
 
 
 class Kl(Record):
-    """Distance to the reference model, as a term of the loss. Coefficient 0 starts no reference model."""
+    """Distance to the reference model, as a term of the loss or taken off the reward of each sampled token.
+
+    Coefficient 0 starts no reference model.
+    """
 
     coefficient: NonNegativeFloat = 0.01
+    place: Literal["loss", "reward"] = "loss"
     estimator: Literal["k1", "abs", "k2", "k3"] = "k3"
     controller: Literal["fixed", "adaptive"] = "fixed"
     target: PositiveFloat | None = None  # of the adaptive controller: mean KL per trained token
@@ -237,6 +241,8 @@ class Kl(Record):
             raise ValueError("controller='adaptive' needs target and horizon; 0.1 and 10000 are usual")
         if self.coefficient == 0 and self.controller == "adaptive":
             raise ValueError("an adaptive controller cannot move a coefficient of 0; start it above 0")
+        if self.coefficient == 0 and self.place == "reward":
+            raise ValueError("place='reward' has no effect with coefficient=0; raise the coefficient or remove place")
         return self
 
 
@@ -441,6 +447,12 @@ class TrainConfig(Record):
                 "differs from the learner's; set top_p=1 and top_k=0, or set algorithm.mismatch"
             )
         alone = self.algorithm.advantage in ("reinforce_plus_plus", "remax")
+        if sampling.truncated and self.algorithm.kl.place == "reward":
+            raise ValueError(
+                f"algorithm.kl.place='reward' compares the sampler with the reference, which top_p={sampling.top_p}, "
+                f"top_k={sampling.top_k} make different even where the models are equal; set top_p=1 and top_k=0, or "
+                "place='loss'"
+            )
         if self.rollout.samples_per_task == 1 and not alone:
             raise ValueError(
                 f"rollout.samples_per_task=1 with algorithm.advantage={self.algorithm.advantage!r}: a group of one "

@@ -15,7 +15,7 @@ import algorithms.advantages
 from algorithms.adaptive import AdaptiveState
 from orchestrator.assemble import Assembled, assemble
 from schemas import batch
-from schemas.config import Adaptive, Advantage, Algorithm, BatchPlan, Loss
+from schemas.config import Adaptive, Advantage, Algorithm, BatchPlan, Kl, Loss
 
 
 def rollout(lengths: list[int], samples: int) -> pa.Table:
@@ -58,11 +58,21 @@ def run(
     algorithm: Algorithm | None = None,
     shards: int = 1,
     greedy: dict[str, float] | None = None,
+    reference: pa.Table | None = None,
 ) -> Assembled:
     table = rollout(lengths, plan.samples)
     bounds = [round(i * len(table) / shards) for i in range(shards + 1)]
     parts = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
-    return assemble(parts, [scores(rewards)], None, greedy, algorithm or Algorithm(), plan, AdaptiveState())
+    return assemble(
+        parts,
+        [scores(rewards)],
+        None if reference is None else [reference],
+        greedy,
+        algorithm or Algorithm(),
+        plan,
+        AdaptiveState(),
+        0.5,
+    )
 
 
 def by_id(out: Assembled) -> dict[str, list[float]]:
@@ -146,6 +156,45 @@ def test_a_task_without_a_greedy_reward_is_an_error() -> None:
         run([5, 4, 5, 4], [5.0, 1.0, 3.0, 3.0], PLAN, Algorithm(advantage="remax"), greedy={"g0": 2.0})
     with pytest.raises(ValueError, match="needs greedy_scores"):
         run([5, 4, 5, 4], [5.0, 1.0, 3.0, 3.0], PLAN, Algorithm(advantage="remax"))
+
+
+# The sampler's log-probabilities are 0: d = 2, 0, 0, 4 on the sampled tokens of the four rows, and 7 where none are.
+REFERENCE = pa.Table.from_pylist(
+    [
+        {"trajectory_id": f"t{i}", "reference_logprobs": [-7.0, d, -7.0] + [d] * (n - 3)}
+        for i, (d, n) in enumerate([(-2.0, 5), (0.0, 4), (0.0, 5), (-4.0, 4)])
+    ],
+    schema=batch.REFERENCE,
+)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "off"),  # of the first and the last row, at a coefficient of 1/2
+    [("k1", (3, 4)), ("abs", (3, 4)), ("k2", (3, 8)), ("k3", (1.5 * (math.exp(-2) + 1), math.exp(-4) + 3))],
+)
+def test_a_penalty_in_the_reward_is_taken_off_before_groups_are_compared(
+    estimator: Any, off: tuple[float, float]
+) -> None:
+    algorithm = Algorithm(advantage="dr_grpo", kl=Kl(place="reward", estimator=estimator), adaptive=Adaptive())
+    got = run([5, 4, 5, 4], [9.0, 1.0, 3.0, 3.0], PLAN, algorithm, reference=REFERENCE)
+    assert got.weights.tolist() == pytest.approx([math.sqrt(2)] * 2 + [0.3] * 2)  # of rewards without it
+    assert by_id(got)["t1"] == pytest.approx([-math.sqrt(2) * (9 - off[0] - 1) / 2 * on for on in (0, 1, 0, 1)])
+    assert by_id(got)["t2"] == pytest.approx([0.3 * off[1] / 2 * on for on in (0, 1, 0, 1, 1)])
+
+
+def test_a_penalty_in_the_reward_stands_on_each_token() -> None:
+    # Penalty 1 on each of 3 tokens and 2 on each of 2: returns 6 7 8, 1 1, 3 3 3, -1 1. Sum 32 over 10 tokens, squares
+    # 180: mean 3.2, variance (180 - 102.4) / 9.
+    algorithm = Algorithm(advantage="reinforce_plus_plus", kl=Kl(place="reward", estimator="k1"))
+    got = by_id(run([5, 4, 5, 4], [9.0, 1.0, 3.0, 3.0], PLAN, algorithm, reference=REFERENCE))
+    scale = math.sqrt(77.6 / 9)
+    assert got["t0"] == pytest.approx([0, 2.8 / scale, 0, 3.8 / scale, 4.8 / scale])
+    assert got["t3"] == pytest.approx([0, -4.2 / scale, 0, -2.2 / scale])
+
+
+def test_a_penalty_in_the_reward_needs_the_reference() -> None:
+    with pytest.raises(batch.SchemaError, match="needs the reference's log-probabilities"):
+        run([5, 4, 5, 4], [9.0, 1.0, 3.0, 3.0], PLAN, Algorithm(kl=Kl(place="reward")))
 
 
 @pytest.mark.parametrize("name", get_args(Advantage))

@@ -65,6 +65,14 @@ def test_the_reference_term_by_hand():
     assert sums["policy_loss"] == pytest.approx(-1.0)
 
 
+def test_a_reference_term_in_the_reward_is_measured_here_and_not_added():
+    reference = LOGPROBS + torch.tensor([[0.5, 0.0], [0.0, 7.0]])
+    outcome, sums, grad = run(Algorithm(kl=Kl(place="reward", estimator="k1")), 0.2, reference=reference)
+    assert sums["kl"] == pytest.approx(-0.5)
+    assert outcome.loss.item() == pytest.approx(-1.0)
+    assert grad.tolist() == [[pytest.approx(-2 / 3)] * 2, [pytest.approx(1 / 3), 0.0]]
+
+
 def test_a_ratio_beyond_the_clip_has_no_gradient():
     proximal = LOGPROBS - torch.tensor([[0.5, 0.0], [0.0, 0.0]])  # ratio e^0.5 with a positive advantage
     _, sums, grad = run(Algorithm(), proximal=proximal)

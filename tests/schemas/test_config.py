@@ -57,6 +57,11 @@ def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
         (["algorithm.gamma=1.5"], "algorithm.gamma"),
         (["algorithm.kl.target=0.1"], "no effect with controller='fixed'"),
         (["algorithm.kl={coefficient: 0, controller: adaptive, target: 0.1, horizon: 1000}"], "coefficient of 0"),
+        (["algorithm.kl={place: reward, coefficient: 0}"], "place='reward' has no effect with coefficient=0"),
+        (
+            ["algorithm.kl.place=reward", "rollout.sampling.top_p=0.9", "algorithm.mismatch={}"],
+            "set top_p=1 and top_k=0, or place='loss'",
+        ),
         (["algorithm.kl.controller=adaptive"], "needs target and horizon"),
         (["algorithm.loss.denominator=constant"], "set constant exactly when"),
         (["algorithm.loss.name=reinforce"], "algorithm.loss.name"),
@@ -123,6 +128,9 @@ def test_the_resolved_configuration_reads_back_as_itself(tmp_path: Path) -> None
         (["algorithm.loss.clip_dual=null"], {"clip_high": 0.2, "clip_dual": None}),
         (["algorithm.loss.name=gspo"], {"clip_low": 3e-4, "clip_high": 4e-4, "clip_dual": None}),
         (["algorithm.loss={name: gspo_token, clip_high: 5.0e-4}"], {"clip_low": 3e-4, "clip_high": 5e-4}),
+        (["algorithm.advantage=remax", "algorithm.kl.coefficient=0"], {}),
+        (["algorithm.kl={place: reward, estimator: k1}"], {}),
+        (["algorithm={advantage: reinforce_plus_plus, gamma: 0.99}"], {}),
         (["algorithm.loss.name=cispo"], {"clip_low": 0.999, "clip_high": 0.2, "clip_dual": None}),
         (
             ["algorithm.loss={name: sapo, tau_negative: 1.2}"],
