@@ -24,15 +24,19 @@ train: $(STAMP)  ## train the small model on synthetic scenes (configs/quickstar
 	@$(BIN)/pointvg scenes data/scenes --train 2400 --validation 128 --test 512
 	@$(BIN)/pointvg train --config configs/quickstart.yaml $(ARGS)
 
+# The service's tests run in a process of their own: Serve keeps state of a process's earlier Ray clusters, and a handle
+# to a new one may then wait for ever.
 test: $(STAMP)  ## lint, types and the tests that take minutes at most
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/pyright
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" --ignore tests/services $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow" tests/services $(ARGS)
 
 test-all: $(STAMP)  ## every test, the slow ones too
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/pyright
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --ignore tests/services $(ARGS)
+	@$(BIN)/python -m pytest tests/services $(ARGS)
 
 lint: $(STAMP)  ## ruff and pyright
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
