@@ -4,7 +4,7 @@ runs/NAME/
   config.yaml  versions.json          what was run
   metrics.jsonl  tensorboard/  curves.png
   samples/  pictures/                 trajectories (Parquet) and overlays, at each validation
-  checkpoints/step-000050/            learner state; best.json names the best step
+  checkpoints/step-000050/            learner state; the last ones and the best
   export/                             the trained model as a Hugging Face checkpoint
 """
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from orchestrator.clock import CLOCK
 from orchestrator.cluster import Cluster
 from orchestrator.evaluate import Evaluation, evaluate, write_samples
-from orchestrator.folder import RunFolder, prune, write_atomically
+from orchestrator.folder import RunFolder, prune
 from orchestrator.metrics import MetricsLog, Screen
 from orchestrator.progress import Progress
 from orchestrator.report import plot_curves
@@ -84,4 +84,3 @@ class Watch:
         self._cluster.learner.save(str(self._folder.checkpoint(position.step)), position.to_json())
         self._saved_step = position.step
         prune(self._folder, keep.keep, position.best_step if keep.keep_best else None)
-        write_atomically(self._folder.root / "last.json", f'{{"step": {position.step}}}\n')
