@@ -43,4 +43,4 @@ def test_supervised_training_lowers_the_loss_and_continues(tiny_model: str, scen
     assert losses[-1] < 0.85 * losses[0]
     start, end = load_file(Path(tiny_model) / "model.safetensors"), load_file(folder.export / "model.safetensors")
     assert start.keys() == end.keys()
-    assert not torch.equal(start["model.language_model.norm.weight"], end["model.language_model.norm.weight"])
+    assert not any(torch.equal(start[name], end[name]) for name in start)
