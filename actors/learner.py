@@ -5,18 +5,15 @@ address -> start (process group, model, checkpoint) -> update* -> local_shards /
 
 from __future__ import annotations
 
-import datetime
-import os
-import socket
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 import torch.distributed as dist
 
+from actors import process_group
 from policy.learner import PolicyLearner, UpdateReport
 from schemas import batch
 from schemas.config import TrainConfig
@@ -33,21 +30,18 @@ class LearnerActor:
 
     def address(self) -> tuple[str, int]:
         """A host and a free port for the process group; asked of rank 0."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        return process_group.free_address()
 
     def start(self, host: str, port: int, checkpoint: str | None) -> dict[str, Any]:
         """Joins the process group and builds the model; returns the extra state of the checkpoint, {} without one."""
-        on_gpu = torch.cuda.is_available() and self._config.resources.gpus_per_learner > 0
-        # torch.distributed's own rendezvous variables, for libraries that read them.
-        os.environ.update(RANK=str(self._rank), WORLD_SIZE=str(self._world), LOCAL_RANK="0")
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            init_method=f"tcp://{host}:{port}",
-            rank=self._rank,
-            world_size=self._world,
-            timeout=datetime.timedelta(seconds=self._config.resources.collective_timeout_s),
+        resources = self._config.resources
+        process_group.join(
+            self._rank,
+            self._world,
+            host,
+            port,
+            gpus=resources.gpus_per_learner,
+            timeout_s=resources.collective_timeout_s,
         )
         self._learner = PolicyLearner(
             self._config.model,

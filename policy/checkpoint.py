@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from policy.forward import PolicyModule
+from policy.forward import Backbone, PolicyModule
 from policy.model import base_model
 from policy.sharding import full_weights, rank
 from schemas.config import Model
@@ -40,7 +40,7 @@ class CheckpointError(RuntimeError):
 
 def save(
     folder: str | Path,
-    policy: PolicyModule,
+    network: Backbone,
     optimiser: torch.optim.Optimizer,
     counters: dict[str, Any],
     extra: dict[str, Any],
@@ -56,7 +56,7 @@ def save(
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     _barrier()
-    weights, state = get_state_dict(policy, optimiser, options=_TRAINED_ONLY)
+    weights, state = get_state_dict(network, optimiser, options=_TRAINED_ONLY)
     with _quiet():
         state_dict_saver.save(
             {"weights": weights, "optimiser": state}, checkpoint_id=partial / "state", no_dist=not dist.is_initialized()
@@ -71,19 +71,19 @@ def save(
     _barrier()
 
 
-def load(folder: str | Path, policy: PolicyModule, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def load(folder: str | Path, network: Backbone, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """Restores weights, optimiser and random state in place; returns the counters. Every rank must call it.
 
     Raises CheckpointError if the folder holds no complete checkpoint.
     """
     folder = Path(folder)
     counters = _read(folder)["counters"]
-    weights, state = get_state_dict(policy, optimiser, options=_TRAINED_ONLY)
+    weights, state = get_state_dict(network, optimiser, options=_TRAINED_ONLY)
     stored: dict[str, Any] = {"weights": weights, "optimiser": state}
     with _quiet():
         state_dict_loader.load(stored, checkpoint_id=folder / "state", no_dist=not dist.is_initialized())
     set_state_dict(
-        policy,
+        network,
         optimiser,
         model_state_dict=stored["weights"],
         optim_state_dict=stored["optimiser"],

@@ -23,11 +23,36 @@ CHUNK_LOGITS = 1 << 26  # logits held at once: 256 MiB in float32
 IMPOSSIBLE = -1e30  # instead of -inf: its probability is exactly 0 too, and 0 x it is 0 and not NaN
 
 
-class PolicyModule(nn.Module):
-    """A policy whose forward pass returns log-probabilities of the targets. Under FSDP it is the root.
+class Backbone(nn.Module):
+    """The network up to its last hidden states; a subclass adds what is read from them. Under FSDP it is the root.
 
     Everything that touches a parameter happens inside `forward`, so that sharded parameters are gathered for it.
     """
+
+    def __init__(self, loaded: LoadedPolicy) -> None:
+        """Wraps a network from policy.model.load."""
+        super().__init__()
+        self.model: Any = loaded.model
+        self._frames = 1 if loaded.fast_vision else loaded.image_stats.temporal_patch
+
+    def hidden_states(self, inputs: ModelInputs) -> Tensor:
+        """The last hidden state from which each target is predicted, that of the id before it: [N, H]."""
+        inner = base_model(self.model).model
+        seen = inner.visual(repeat_frames(inputs.patches, self._frames), grid_thw=inputs.grids, return_dict=True)
+        seen.pooler_output = [seen.pooler_output[inputs.feature_index]]
+        if "deepstack_features" in seen:
+            seen.deepstack_features = [[level[inputs.feature_index]] for level in seen.deepstack_features]
+        hidden = inner(
+            input_ids=inputs.input_ids,
+            position_ids=inputs.position_ids,
+            mm_encoder_outputs={"image": seen},
+            use_cache=False,
+        ).last_hidden_state
+        return hidden.flatten(0, 1)[inputs.target_positions]
+
+
+class PolicyModule(Backbone):
+    """A policy whose forward pass returns log-probabilities of the targets."""
 
     _forbidden: Tensor
 
@@ -38,12 +63,10 @@ class PolicyModule(nn.Module):
             loaded: from policy.model.load.
             temperature: that of the sampler, above 0. Supervised training uses 1.
         """
-        super().__init__()
+        super().__init__(loaded)
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}: log-probabilities need a temperature above 0")
-        self.model: Any = loaded.model
         self.temperature = temperature
-        self._frames = 1 if loaded.fast_vision else loaded.image_stats.temporal_patch
         forbidden = torch.zeros(loaded.vocab_size, dtype=torch.bool)
         forbidden[list(loaded.forbidden_ids)] = True
         self.register_buffer("_forbidden", forbidden, persistent=False)
@@ -54,8 +77,7 @@ class PolicyModule(nn.Module):
         The entropy is of the distribution that the target was drawn from. It carries a gradient if `with_entropy`;
         otherwise it is computed beside the graph, for the log.
         """
-        hidden = self._hidden_states(inputs)
-        selected = hidden.flatten(0, 1)[inputs.target_positions]
+        selected = self.hidden_states(inputs)
         n, chunk = inputs.n_targets, max(1, CHUNK_LOGITS // self._forbidden.numel())
         if n <= chunk:
             return self._score(selected, inputs.target_ids, with_entropy)
@@ -65,19 +87,6 @@ class PolicyModule(nn.Module):
             for hidden_part, ids in zip(selected.split(chunk), inputs.target_ids.split(chunk), strict=True)
         ]
         return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
-
-    def _hidden_states(self, inputs: ModelInputs) -> Tensor:
-        inner = base_model(self.model).model
-        seen = inner.visual(repeat_frames(inputs.patches, self._frames), grid_thw=inputs.grids, return_dict=True)
-        seen.pooler_output = [seen.pooler_output[inputs.feature_index]]
-        if "deepstack_features" in seen:
-            seen.deepstack_features = [[level[inputs.feature_index]] for level in seen.deepstack_features]
-        return inner(
-            input_ids=inputs.input_ids,
-            position_ids=inputs.position_ids,
-            mm_encoder_outputs={"image": seen},
-            use_cache=False,
-        ).last_hidden_state
 
     def _score(self, hidden: Tensor, ids: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
         logits = base_model(self.model).lm_head(hidden).float() / self.temperature

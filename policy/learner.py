@@ -16,25 +16,20 @@ from typing import Any
 import pyarrow as pa
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
 
 from policy import checkpoint
 from policy.collate import Collator, PixelCache
 from policy.forward import PolicyModule
 from policy.model import load
 from policy.objective import SUMS, Objective
-from policy.optimiser import build_optimiser, learning_rate, set_learning_rate
 from policy.report import StepReport, UpdateReport, reduce_step, summarise
 from policy.scorer import Floats, Scorer
-from policy.sharding import Array, local_shards, rank, shard, world_size
+from policy.sharding import Array, default_device, local_shards, place, rank, refuse_bfloat16_alone, world_size
+from policy.steps import NonFiniteError, Steps
 from policy.training_batch import Plan, TrainingBatch, scatter
 from schemas.config import Algorithm, Learner, Model
 
 __all__ = ["NonFiniteError", "PolicyLearner", "UpdateReport"]
-
-
-class NonFiniteError(RuntimeError):
-    """Too many optimiser steps in a row had a loss or gradient that was not finite."""
 
 
 class PolicyLearner:
@@ -62,27 +57,36 @@ class PolicyLearner:
             seed: of adapters' initial weights.
             device: None takes a GPU where there is one.
         """
-        self._device = device or _default_device()
+        self._device = device or default_device()
         self._model_config, self._config = model, learner
-        self._total_steps = total_steps
-        sharded = dist.is_initialized()
-        loaded = load(model, device=self._device, sharded=sharded, seed=seed)
+        loaded = load(model, device=self._device, sharded=dist.is_initialized(), seed=seed)
         self._collator = Collator(loaded.image_token_id, loaded.image_stats, learner.layout)
         self.policy = PolicyModule(loaded, temperature)
-        if sharded:
-            mesh = init_device_mesh(self._device, (world_size(),), mesh_dim_names=("ranks",))
-            shard(self.policy, mesh, model.dtype)
-        self.policy.to(self._device)
-        self.optimiser = build_optimiser(self.policy.parameters(), learner.optimiser)
+        place(self.policy, model.dtype, self._device)
+        self._steps = Steps(
+            self.policy,
+            learner.optimiser,
+            total_steps=total_steps,
+            max_nonfinite_steps=learner.max_nonfinite_steps,
+            section="learner",
+        )
         self._scorer = Scorer(self.policy, self._collator, learner.micro_batch_rows, self._device)
         self._objective = Objective(algorithm)
-        self.steps_taken = 0  # optimiser steps, skipped ones too: the schedule's clock
-        self._skipped_in_a_row = 0
+
+    @property
+    def optimiser(self) -> torch.optim.Optimizer:
+        """The optimiser of the policy."""
+        return self._steps.optimiser
+
+    @property
+    def steps_taken(self) -> int:
+        """Optimiser steps so far, skipped ones too."""
+        return self._steps.taken
 
     @staticmethod
     def frozen(model: Model, learner: Learner, *, temperature: float, device: str | None = None) -> Scorer:
         """A model that is only read, such as the reference; see Scorer."""
-        return Scorer.frozen(model, learner, temperature, device or _default_device())
+        return Scorer.frozen(model, learner, temperature, device or default_device())
 
     def logprobs(
         self, table: pa.Table, images: Sequence[pa.Table], micro_batch_rows: int | None = None
@@ -106,14 +110,10 @@ class PolicyLearner:
         plan = batch.plan(self._device)
         proximal = self._proximal(plan, batch, cache)
         steps = [self._optimiser_step(micro_batches, batch, proximal, cache, kl_coefficient) for micro_batches in plan]
-        return summarise(steps, self.optimiser.param_groups[0]["lr"])
+        return summarise(steps, self._steps.rate)
 
     def _refuse(self, batch: TrainingBatch, kl_coefficient: float) -> None:
-        if self._model_config.dtype == "bfloat16" and not dist.is_initialized():
-            raise ValueError(
-                "model.dtype=bfloat16 trains with FSDP's mixed precision; initialise a process group first (one rank "
-                "is enough), or use float32"
-            )
+        refuse_bfloat16_alone(self._model_config.dtype)
         if kl_coefficient > 0 and not batch.has_reference:
             raise ValueError(
                 f"kl_coefficient={kl_coefficient}, but there are rows without reference_logprobs; start a reference "
@@ -150,23 +150,9 @@ class PolicyLearner:
             (outcome.loss * world_size()).backward()
             sums += outcome.sums
             largest = torch.maximum(largest, outcome.largest_mismatch)
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self._config.optimiser.max_grad_norm)
-        step = reduce_step(sums, largest, norm)
-        set_learning_rate(self.optimiser, learning_rate(self.steps_taken, self._config.optimiser, self._total_steps))
-        self.steps_taken += 1
-        if step.finite:
-            self.optimiser.step()
-        self.optimiser.zero_grad()
-        self._count_skipped(step)
+        step = reduce_step(sums, largest, self._steps.clip())
+        self._steps.take(step.sums["loss"], step.grad_norm)
         return step
-
-    def _count_skipped(self, step: StepReport) -> None:
-        self._skipped_in_a_row = 0 if step.finite else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row > self._config.max_nonfinite_steps:
-            raise NonFiniteError(
-                f"{self._skipped_in_a_row} optimiser steps in a row were not finite (last loss {step.sums['loss']}, "
-                f"gradient norm {step.grad_norm}); lower learner.optimiser.lr, or raise learner.max_nonfinite_steps"
-            )
 
     def local_shards(self) -> dict[str, Array]:
         """This rank's rows of every weight, for sharding.join_shards."""
@@ -174,19 +160,13 @@ class PolicyLearner:
 
     def save(self, folder: str, extra: dict[str, Any]) -> None:
         """Writes a checkpoint; complete on disk when it returns on every rank. See policy.checkpoint."""
-        counters = {"steps_taken": self.steps_taken, "skipped_in_a_row": self._skipped_in_a_row}
-        checkpoint.save(folder, self.policy, self.optimiser, counters, extra)
+        checkpoint.save(folder, self.policy, self.optimiser, self._steps.counters(), extra)
 
     def load(self, folder: str) -> dict[str, Any]:
         """Continues from a checkpoint, written at any number of ranks; returns its extra state."""
-        counters = checkpoint.load(folder, self.policy, self.optimiser)
-        self.steps_taken, self._skipped_in_a_row = counters["steps_taken"], counters["skipped_in_a_row"]
+        self._steps.restore(checkpoint.load(folder, self.policy, self.optimiser))
         return checkpoint.read_extra(folder)
 
     def export(self, folder: str) -> None:
         """Writes the model as a Hugging Face checkpoint, adapters merged. Every rank calls it, rank 0 writes."""
         checkpoint.export(folder, self.policy, self._model_config)
-
-
-def _default_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

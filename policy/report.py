@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from policy.objective import SUMS
 
@@ -57,13 +57,18 @@ class StepReport:
         return math.isfinite(self.sums["loss"]) and math.isfinite(self.grad_norm)
 
 
-def reduce_step(sums: Tensor, largest: Tensor, norm: Tensor) -> StepReport:
+def reduce_step(sums: Tensor, largest: Tensor, norm: float) -> StepReport:
     """Adds the sums of all ranks up and takes the largest mismatch of any; the norm is that of the whole gradient."""
     if dist.is_initialized():
-        dist.all_reduce(sums)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    return StepReport(dict(zip(SUMS, sums.tolist(), strict=True)), float(largest), float(norm))
+    return StepReport(sum_over_ranks(SUMS, sums), float(largest), norm)
+
+
+def sum_over_ranks(names: Sequence[str], sums: Tensor) -> dict[str, float]:
+    """The sums of all ranks added up, by name."""
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    return dict(zip(names, sums.tolist(), strict=True))
 
 
 def summarise(steps: list[StepReport], lr: float) -> UpdateReport:

@@ -1,14 +1,15 @@
-"""Log-probabilities of the sampled ids of whole tables, without gradients: reference model and proximal policy."""
+"""One number for each sampled id of whole tables, without gradients: log-probabilities, or a critic's values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from torch import Tensor
 
-from policy.collate import Collator, PixelCache, Row, rows_of
+from policy.collate import Collator, ModelInputs, PixelCache, Row, rows_of
 from policy.forward import PolicyModule, token_logprobs
 from policy.model import load
 from policy.sharding import most_over_ranks
@@ -20,32 +21,28 @@ Floats = npt.NDArray[np.float32]
 IDLE = (Row("idle", np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int8), (), ()),)
 
 
-class Scorer:
-    """A policy that is only read."""
+class TokenReader:
+    """A network that is only read."""
 
-    def __init__(self, policy: PolicyModule, collator: Collator, micro_batch_rows: int, device: str) -> None:
-        self._policy = policy
+    def __init__(
+        self, read: Callable[[ModelInputs], Tensor], collator: Collator, micro_batch_rows: int, device: str
+    ) -> None:
+        """`read` gives one number for each target of a forward pass, [N] without a graph."""
+        self._read = read
         self._collator = collator
         self._rows = micro_batch_rows
         self._device = device
 
-    @classmethod
-    def frozen(cls, model: Model, learner: Learner, temperature: float, device: str) -> Scorer:
-        """Loads a model that no one trains, in its own dtype, for this process alone."""
-        loaded = load(model, device=device, trainable=False)
-        collator = Collator(loaded.image_token_id, loaded.image_stats, learner.layout)
-        return cls(PolicyModule(loaded, temperature).to(device), collator, learner.micro_batch_rows, device)
-
-    def logprobs(
+    def per_token(
         self, table: pa.Table, images: Sequence[pa.Table], micro_batch_rows: int | None = None
     ) -> list[Floats]:
-        """Log-probability of each trained id, one array per row aligned with `token_ids`, 0 where the mask is 0.
+        """The number of each trained id, one array per row aligned with `token_ids`, 0 where the mask is 0.
 
         Args:
-            table: ROLLOUT or TRAINING rows. Where the policy is sharded, each rank may give rows of its own, and all
+            table: ROLLOUT or TRAINING rows. Where the network is sharded, each rank may give rows of its own, and all
                 ranks must call.
             images: IMAGES tables that hold every digest of the rows.
-            micro_batch_rows: rows of one forward pass; the learner's setting if None.
+            micro_batch_rows: rows of one forward pass; the reader's setting if None.
         """
         rows = rows_of(table)
         cache = PixelCache.from_tables(images)
@@ -62,7 +59,27 @@ class Scorer:
         return found
 
     def flat(self, rows: Sequence[Row], cache: PixelCache) -> list[Floats]:
-        """Log-probabilities of the trained ids alone, one array per row, from one forward pass."""
+        """The numbers of the trained ids alone, one array per row, from one forward pass."""
         inputs = self._collator.collate(rows, cache).to(self._device)
-        values = token_logprobs(self._policy, inputs).cpu().numpy()
+        values = self._read(inputs).cpu().numpy()
         return np.split(values, np.cumsum([row.n_targets for row in rows])[:-1])
+
+
+class Scorer(TokenReader):
+    """Log-probabilities under a policy: the reference's, or those before an update."""
+
+    def __init__(self, policy: PolicyModule, collator: Collator, micro_batch_rows: int, device: str) -> None:
+        super().__init__(lambda inputs: token_logprobs(policy, inputs), collator, micro_batch_rows, device)
+
+    @classmethod
+    def frozen(cls, model: Model, learner: Learner, temperature: float, device: str) -> Scorer:
+        """Loads a model that no one trains, in its own dtype, for this process alone."""
+        loaded = load(model, device=device, trainable=False)
+        collator = Collator(loaded.image_token_id, loaded.image_stats, learner.layout)
+        return cls(PolicyModule(loaded, temperature).to(device), collator, learner.micro_batch_rows, device)
+
+    def logprobs(
+        self, table: pa.Table, images: Sequence[pa.Table], micro_batch_rows: int | None = None
+    ) -> list[Floats]:
+        """Log-probability of each trained id; see per_token."""
+        return self.per_token(table, images, micro_batch_rows)

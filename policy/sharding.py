@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from policy.forward import PolicyModule
+from policy.forward import Backbone, PolicyModule
 from policy.model import base_model, vision_tower
 from schemas.config import DType
 
@@ -31,13 +31,13 @@ Array = npt.NDArray[np.floating[Any]]
 LORA_A, LORA_B, LORA_SCALE = ":lora_A", ":lora_B", ":lora_scale"
 
 
-def blocks(policy: PolicyModule) -> list[nn.Module]:
+def blocks(network: Backbone) -> list[nn.Module]:
     """The units of sharding beside the rest: vision blocks and decoder layers."""
-    return [*vision_tower(policy.model).blocks, *base_model(policy.model).model.language_model.layers]
+    return [*vision_tower(network.model).blocks, *base_model(network.model).model.language_model.layers]
 
 
-def shard(policy: PolicyModule, mesh: DeviceMesh, dtype: DType) -> None:
-    """Shards the policy in place over a one-dimensional mesh and moves it to the mesh's device.
+def shard(network: Backbone, mesh: DeviceMesh, dtype: DType) -> None:
+    """Shards the network in place over a one-dimensional mesh and moves it to the mesh's device.
 
     With "bfloat16", parameters are gathered and used in bfloat16 while the shards, gradients' sums and optimiser state
     stay float32.
@@ -47,9 +47,30 @@ def shard(policy: PolicyModule, mesh: DeviceMesh, dtype: DType) -> None:
         precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     else:
         precision = MixedPrecisionPolicy()
-    for block in blocks(policy):
+    for block in blocks(network):
         fully_shard(block, mesh=mesh, mp_policy=precision)
-    fully_shard(policy, mesh=mesh, mp_policy=precision)
+    fully_shard(network, mesh=mesh, mp_policy=precision)
+
+
+def place(network: Backbone, dtype: DType, device: str) -> None:
+    """Moves the network to the device; in a process group, sharded over all of its ranks."""
+    if dist.is_initialized():
+        shard(network, init_device_mesh(device, (world_size(),), mesh_dim_names=("ranks",)), dtype)
+    network.to(device)
+
+
+def refuse_bfloat16_alone(dtype: DType) -> None:
+    """Raises ValueError where bfloat16 would be trained without the float32 shards of FSDP's mixed precision."""
+    if dtype == "bfloat16" and not dist.is_initialized():
+        raise ValueError(
+            "model.dtype=bfloat16 trains with FSDP's mixed precision; initialise a process group first (one rank "
+            "is enough), or use float32"
+        )
+
+
+def default_device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def world_size() -> int:

@@ -1,4 +1,4 @@
-"""A rank's rows of a TRAINING table: the plan of its forward passes, and the targets of each."""
+"""A rank's rows of a table to learn from: the plan of its forward passes, and the targets of each."""
 
 from __future__ import annotations
 
@@ -21,24 +21,15 @@ Plan = list[list[list[int]]]  # row numbers by optimiser step and micro-batch
 Column = list[npt.NDArray[Any]]
 
 
-class TrainingBatch:
+class PlannedBatch:
     """The rows of one rank. Ragged columns are views of the table; only the values of trained ids are copied."""
 
     def __init__(self, table: pa.Table, rank: int) -> None:
-        mine = table.filter(pc.field("rank") == rank)
-        self._rows = rows_of(mine)
-        self._advantages = ragged(mine, "advantages")
-        self._behaviour = ragged(mine, "behaviour_logprobs")
-        has_reference = not mine.column("reference_logprobs").null_count
-        self._reference = ragged(mine, "reference_logprobs") if has_reference else None
-        self._denominator = mine.column("denominator").to_numpy()
-        self._step = mine.column("optimiser_step").to_numpy()
-        self._micro_batch = mine.column("micro_batch").to_numpy()
-
-    @property
-    def has_reference(self) -> bool:
-        """Whether every row has the reference's log-probabilities."""
-        return self._reference is not None
+        self._mine = table.filter(pc.field("rank") == rank)
+        self._rows = rows_of(self._mine)
+        self._denominator = self._mine.column("denominator").to_numpy()
+        self._step = self._mine.column("optimiser_step").to_numpy()
+        self._micro_batch = self._mine.column("micro_batch").to_numpy()
 
     def plan(self, device: str) -> Plan:
         """Row numbers of every forward pass. It has the same shape on every rank: where this one has no rows, the
@@ -64,6 +55,30 @@ class TrainingBatch:
         """The rows of a micro-batch; an idle row, which trains nothing, for an empty one."""
         return [self._rows[r] for r in micro_batch] or IDLE
 
+    def chosen(self, column: Column, micro_batch: Sequence[int], inputs: ModelInputs) -> Tensor:
+        """The trained ids' values of a micro-batch, in the layout of `scatter`."""
+        return _padded([column[r][self._rows[r].mask.astype(bool)] for r in micro_batch], inputs)
+
+    def denominator(self, micro_batch: Sequence[int]) -> float:
+        """What the loss of the micro-batch's optimiser step divides by; 1 for an empty one, which has no loss."""
+        return float(self._denominator[micro_batch[0]]) if micro_batch else 1.0
+
+
+class TrainingBatch(PlannedBatch):
+    """Rows of a TRAINING table."""
+
+    def __init__(self, table: pa.Table, rank: int) -> None:
+        super().__init__(table, rank)
+        self._advantages = ragged(self._mine, "advantages")
+        self._behaviour = ragged(self._mine, "behaviour_logprobs")
+        has_reference = not self._mine.column("reference_logprobs").null_count
+        self._reference = ragged(self._mine, "reference_logprobs") if has_reference else None
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether every row has the reference's log-probabilities."""
+        return self._reference is not None
+
     def targets(self, micro_batch: Sequence[int], proximal: Mapping[int, Floats], inputs: ModelInputs) -> Targets:
         """What is known of the trained ids of a micro-batch, in the layout of `scatter`.
 
@@ -72,19 +87,14 @@ class TrainingBatch:
             proximal: log-probabilities before the first update, by row number; all rows of a micro-batch or none.
             inputs: the collated rows.
         """
-        masks = [self._rows[r].mask.astype(bool) for r in micro_batch]
-
-        def chosen(column: Column) -> Tensor:
-            return _padded([column[r][mask] for r, mask in zip(micro_batch, masks, strict=True)], inputs)
-
         known = bool(micro_batch) and micro_batch[0] in proximal
         return Targets(
-            mask=scatter(torch.ones_like(inputs.target_ids, dtype=torch.float32), inputs),
-            advantages=chosen(self._advantages),
-            behaviour=chosen(self._behaviour),
-            reference=None if self._reference is None else chosen(self._reference),
+            mask=trained(inputs),
+            advantages=self.chosen(self._advantages, micro_batch, inputs),
+            behaviour=self.chosen(self._behaviour, micro_batch, inputs),
+            reference=None if self._reference is None else self.chosen(self._reference, micro_batch, inputs),
             proximal=_padded([proximal[r] for r in micro_batch], inputs) if known else None,
-            denominator=float(self._denominator[micro_batch[0]]) if micro_batch else 1.0,
+            denominator=self.denominator(micro_batch),
         )
 
 
@@ -93,6 +103,11 @@ def scatter(flat: Tensor, inputs: ModelInputs) -> Tensor:
     rows, columns = inputs.target_rows, inputs.target_columns
     shape = (int(rows.max()) + 1, int(columns.max()) + 1) if len(rows) else (1, 1)
     return flat.new_zeros(shape).index_put((rows, columns), flat)
+
+
+def trained(inputs: ModelInputs) -> Tensor:
+    """The mask [B, M] of `scatter`'s layout: 1 where there is a trained id."""
+    return scatter(torch.ones_like(inputs.target_ids, dtype=torch.float32), inputs)
 
 
 def _padded(values: Column, inputs: ModelInputs) -> Tensor:
