@@ -1,4 +1,4 @@
-"""The command line: pointvg scenes | tiny | sft | train | eval | export | serve; also `python -m orchestrator ...`."""
+"""The command line: pointvg scenes, tiny, sft, train, eval, export, serve, config; or `python -m orchestrator ...`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Annotated, TypeVar
 import typer
 from pydantic import BaseModel
 
+from orchestrator.config_cli import config_app
 from orchestrator.serve_cli import serve_app
 from schemas.config import SftConfig, TinyConfig, TrainConfig
 from schemas.config_file import ConfigError, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
+app.add_typer(config_app, name="config")
 app.add_typer(serve_app, name="serve")
 
 Config = Annotated[Path, typer.Option("--config", help="YAML file; see configs/")]

@@ -20,10 +20,11 @@ def learning_rate(step: int, options: Optimiser, total_steps: int) -> float:
     >>> [learning_rate(step, o, total_steps=5) for step in range(5)]
     [0.5, 1.0, 1.0, 0.75, 0.5]
     """
-    if step < options.warmup_steps:
-        return options.lr * (step + 1) / options.warmup_steps
-    length = max(1, total_steps - 1 - options.warmup_steps)
-    done = min(1.0, (step - options.warmup_steps) / length)
+    warmup = options.warmup_steps or int(options.warmup_ratio * total_steps)
+    if step < warmup:
+        return options.lr * (step + 1) / warmup
+    length = max(1, total_steps - 1 - warmup)
+    done = min(1.0, (step - warmup) / length)
     share = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[options.schedule]
     return options.lr * (options.min_ratio + (1 - options.min_ratio) * share)
 

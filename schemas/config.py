@@ -274,7 +274,16 @@ class Optimiser(Record):
     max_grad_norm: PositiveFloat = 1.0
     schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: NonNegativeInt = 0
+    warmup_ratio: Fraction = 0.0  # of all optimiser steps, in place of warmup_steps
     min_ratio: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Optimiser:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} and warmup_ratio={self.warmup_ratio} say the same; set one of them"
+            )
+        return self
 
 
 class Learner(Record):

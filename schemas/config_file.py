@@ -8,10 +8,11 @@ Errors name the file and line (or "command line"), the field, the value and what
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -38,13 +39,19 @@ def load(model: type[T], path: str | Path, overrides: Sequence[str] = ()) -> Loa
     Override values are YAML: `a=1` is a number, `a='1'` a string, `a=[1, 2]` a list, `a=null` nothing.
     Raises ConfigError with one line per problem.
     """
-    values, origins = _read(Path(path))
-    for override in overrides:
-        _apply(override, values, origins)
+    values, origins = merge(path, overrides)
     try:
         return Loaded(model.model_validate(values), origins)
     except ValidationError as error:
         raise ConfigError(_describe(error, model, origins, str(path))) from None
+
+
+def merge(path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Origins]:
+    """The file's values with the overrides applied, not validated, and the origin of each. Raises ConfigError."""
+    values, origins = _read(Path(path))
+    for override in overrides:
+        _apply(override, values, origins)
+    return values, origins
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], str]]:
@@ -95,7 +102,16 @@ def _apply(override: str, values: dict[str, Any], origins: dict[tuple[str, ...],
             raise ConfigError(f"command line: {'.'.join(keys[: depth + 1])} is {child!r}, not a section with fields")
         section = child
     section[keys[-1]] = value
-    origins[keys] = "command line"
+    for where in [where for where in origins if where[: len(keys)] == keys]:
+        del origins[where]  # what the file said there is replaced
+    origins.update(dict.fromkeys(_all_under(keys, value), "command line"))
+
+
+def _all_under(at: tuple[str, ...], value: Any) -> Iterator[tuple[str, ...]]:
+    yield at
+    if isinstance(value, dict):
+        for key, inside in cast("dict[Any, Any]", value).items():
+            yield from _all_under((*at, str(key)), inside)
 
 
 def _describe(error: ValidationError, model: type[BaseModel], origins: Origins, path: str) -> str:
@@ -131,9 +147,31 @@ def _fields_at(model: type[BaseModel], location: tuple[str, ...]) -> list[str]:
     return list(current.model_fields) if current is not None else []
 
 
-def to_yaml(config: BaseModel) -> str:
-    """The whole configuration as YAML, every default written out: what a run folder keeps."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def to_yaml(config: BaseModel | Mapping[str, Any]) -> str:
+    """The whole configuration as YAML, every default written out: what a run folder keeps. A mapping as it is."""
+    values = config.model_dump(mode="json") if isinstance(config, BaseModel) else dict(config)
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def annotated(loaded: Loaded[Any]) -> str:
+    """The whole configuration as YAML, a line per value with where it came from in a comment; "default" if unset."""
+    return "\n".join(_annotate(loaded.config.model_dump(mode="json"), (), loaded.origins)) + "\n"
+
+
+def _annotate(section: Mapping[str, Any], at: tuple[str, ...], origins: Origins) -> Iterator[str]:
+    for key, value in section.items():
+        where, indent = (*at, key), "  " * len(at)
+        if isinstance(value, dict) and value:
+            yield f"{indent}{key}:"
+            yield from _annotate(cast("dict[str, Any]", value), where, origins)
+        else:
+            yield f"{indent}{key}: {_in_a_line(value)}  # {origins.get(where, 'default')}"
+
+
+def _in_a_line(value: Any) -> str:
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)  # which is YAML too
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**9).removesuffix("...\n").strip()
 
 
 def read_yaml(file: Path) -> Any:

@@ -52,3 +52,10 @@ def test_norms_and_biases_are_not_decayed():
     assert sum(len(group["params"]) for group in optimiser.param_groups) == 2
     set_learning_rate(optimiser, 0.3)
     assert [group["lr"] for group in optimiser.param_groups] == [0.3, 0.3]
+
+
+def test_a_warm_up_as_a_share_of_the_run_is_the_same_in_steps():
+    assert rates(20, warmup_ratio=0.1, schedule="linear") == rates(20, warmup_steps=2, schedule="linear")
+    assert rates(9, warmup_ratio=0.1) == rates(9)  # 0.9 of a step is none
+    with pytest.raises(ValueError, match="set one of them"):
+        Optimiser(warmup_steps=1, warmup_ratio=0.1)

@@ -1,0 +1,325 @@
+"""How a setting of the published system becomes settings of ours: the conversions that published_table.py names.
+
+    (value, all published settings) -> Outcome: our settings, what is left to decide, a remark
+
+A conversion sees every published setting, given or default, because many of them only mean something together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, cast
+
+Settings = Mapping[str, Any]  # every published setting by its dotted name, defaults filled in
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of one setting. `values` are our dotted settings; `decide` says what the user must settle.
+
+    >>> Outcome({"run.seed": 1}).decide
+    ''
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    decide: str = ""
+    remark: str = ""
+
+
+Convert = Callable[[Any, Settings], Outcome]
+
+
+class PublishedError(ValueError):
+    """A published setting has a value that the published system would not take either."""
+
+
+def to(*names: str, only: Mapping[Any, Any] | None = None) -> Convert:
+    """The same value under our name(s), or its translation in `only`; null leaves our default."""
+
+    def convert(value: Any, _: Settings) -> Outcome:
+        if value is None:
+            return Outcome()
+        if only is not None:
+            if value not in only:
+                return Outcome(decide=f"{value!r} has no counterpart; choose {names[0]} from {_listed(only.values())}")
+            value = only[value]
+        return Outcome(dict.fromkeys(names, value))
+
+    return convert
+
+
+def gone(_: Any, __: Settings) -> Outcome:
+    """No counterpart, whatever the value."""
+    return Outcome()
+
+
+def gone_if(*harmless: Any, otherwise: str) -> Convert:
+    """No counterpart; a value that is not `harmless` asked for something, and `otherwise` says what to do."""
+
+    def convert(value: Any, _: Settings) -> Outcome:
+        return Outcome() if value in harmless else Outcome(decide=otherwise)
+
+    return convert
+
+
+def when(name: str, wanted: Collection[Any], convert: Convert, why: str) -> Convert:
+    """`convert` if another setting has one of the wanted values; else the setting had no effect, and `why` says so."""
+
+    def converted(value: Any, old: Settings) -> Outcome:
+        return convert(value, old) if old[name] in wanted else Outcome(remark=why)
+
+    return converted
+
+
+def _listed(names: Collection[Any]) -> str:
+    return ", ".join(map(str, names))
+
+
+def number(value: Any, name: str) -> float:
+    """A published number: YAML 1.1 reads 1e-6 as text. Raises PublishedError."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise PublishedError(f"{name}={value!r} is not a number") from None
+
+
+def mini_batches(size: Any, old: Settings) -> Outcome:
+    """Both sizes count prompts, and every prompt brings its samples along."""
+    prompts, per_step = (
+        int(number(v, n))
+        for v, n in ((old["data.rollout_batch_size"], "rollout_batch_size"), (size, "global_batch_size"))
+    )
+    if per_step < 1 or prompts % per_step:
+        return Outcome(decide=f"{prompts} prompts do not divide into steps of {size}; set learner.mini_batches")
+    remark = ""
+    if old["worker.rollout.multiturn"] and int(old["worker.rollout.n"]) > 1:
+        remark = (
+            f"with multiturn the published code took {prompts // per_step * int(old['worker.rollout.n'])} optimiser "
+            "steps a batch by mistake; here it is what was asked for"
+        )
+    return Outcome({"learner.mini_batches": prompts // per_step}, remark=remark)
+
+
+LOSSES = {"default": "ppo_clip", "gspo": "gspo", "gspo_token": "gspo_token", "cispo": "cispo", "sapo": "sapo"}
+CLIPPED = ("default", "gspo", "gspo_token", "cispo")
+
+
+def multiturn(on: Any, old: Settings) -> Outcome:
+    """A number of turns serves for both settings; without turns there is one."""
+    return Outcome({"rollout.max_turns": old["worker.rollout.max_iterations"] if on else 1})
+
+
+def turns(iterations: Any, old: Settings) -> Outcome:
+    """Read with multiturn only."""
+    if not old["worker.rollout.multiturn"]:
+        return Outcome(remark="no effect without multiturn")
+    return Outcome({"rollout.max_turns": iterations})
+
+
+def model_length(length: Any, old: Settings) -> Outcome:
+    """Prompt and response together, unless it was given."""
+    both = int(number(old["data.max_prompt_length"], "max_prompt_length")) + int(
+        number(old["data.max_response_length"], "max_response_length")
+    )
+    return Outcome({"rollout.engine.max_model_len": both if length is None else length})
+
+
+def top_p(share: Any, _: Settings) -> Outcome:
+    """Truncated sampling goes with a correction here."""
+    if number(share, "worker.rollout.top_p") == 1.0:
+        return Outcome({"rollout.sampling.top_p": share})
+    remark = "the published learner ignored the truncation; algorithm.mismatch corrects for it. top_p=1 needs none"
+    return Outcome({"rollout.sampling.top_p": share, "algorithm.mismatch": {}}, remark=remark)
+
+
+def top_k(tokens: Any, _: Settings) -> Outcome:
+    """-1 was no limit, which is 0 here."""
+    count = int(number(tokens, "worker.rollout.top_k"))
+    if count <= 0:
+        return Outcome({"rollout.sampling.top_k": 0})
+    return Outcome(
+        {"rollout.sampling.top_k": count, "algorithm.mismatch": {}}, remark="algorithm.mismatch corrects for it"
+    )
+
+
+def validation_sampling(overrides: Any, old: Settings) -> Outcome:
+    """The rollout's sampling, with what was overridden."""
+    if not isinstance(overrides, dict):
+        raise PublishedError(f"worker.rollout.val_override_config={overrides!r} is not a mapping")
+    given = cast("dict[str, Any]", overrides)
+    sampling = {name: given.get(name, old[f"worker.rollout.{name}"]) for name in ("temperature", "top_p", "top_k")}
+    values = {f"validation.sampling.{name}": value for name, value in sampling.items()}
+    values["validation.sampling.top_k"] = max(0, int(number(sampling["top_k"], "top_k")))
+    values["validation.samples"] = given.get("n", 1)
+    other = sorted(given.keys() - {"temperature", "top_p", "top_k", "n"})
+    decide = f"{_listed(other)} cannot be set for validation" if other else ""
+    return Outcome(values, decide, "a greedy pass is made too: validation.greedy=false leaves it out")
+
+
+def stop_strings(text: Any, _: Settings) -> Outcome:
+    """A turn ends after a tool call or where the model ends it; nothing else is needed."""
+    known = {"</tool_call>", "</answer>", "<|im_end|>", ""}
+    other = sorted(set(str(text or "").split(",")) - known)
+    return Outcome(decide=f"{_listed(other)} cannot end a turn here; teach the model to end it" if other else "")
+
+
+def kl_coefficient(coefficient: Any, old: Settings) -> Outcome:
+    """disable_kl was a switch of its own."""
+    return Outcome({"algorithm.kl.coefficient": 0.0 if old["algorithm.disable_kl"] else coefficient})
+
+
+def with_kl(convert: Convert) -> Convert:
+    """Only where there is a KL term at all."""
+    return when("algorithm.disable_kl", (False,), convert, "no effect with disable_kl")
+
+
+def kl_controller(kind: Any, old: Settings) -> Outcome:
+    """Target and horizon come along; they had no effect on a fixed coefficient."""
+    if kind != "adaptive":
+        return Outcome({"algorithm.kl.controller": kind})
+    remark = (
+        "the published code never moved the coefficient with use_kl_loss; here it moves"
+        if old["algorithm.use_kl_loss"]
+        else ""
+    )
+    return Outcome({"algorithm.kl.controller": kind}, remark=remark)
+
+
+def adaptive(name: str, only: Mapping[Any, Any] | None = None) -> Convert:
+    """A field of algorithm.adaptive, where weighting is on."""
+    return when(
+        "algorithm.enable_adv_importance_weighting",
+        (True,),
+        to(f"algorithm.adaptive.{name}", only=only),
+        "no effect without enable_adv_importance_weighting",
+    )
+
+
+def lora(convert: Convert) -> Convert:
+    """A field of model.lora, where the rank is above 0."""
+
+    def converted(value: Any, old: Settings) -> Outcome:
+        if int(number(old["worker.actor.model.lora.rank"], "lora.rank")) > 0:
+            return convert(value, old)
+        return Outcome(remark="no effect with lora.rank=0")
+
+    return converted
+
+
+def warmup_ratio(ratio: Any, old: Settings) -> Outcome:
+    """A number of steps won over the ratio."""
+    if old["worker.actor.optim.lr_warmup_steps"] is not None:
+        return Outcome(remark="no effect with lr_warmup_steps")
+    return Outcome({"learner.optimiser.warmup_ratio": ratio})
+
+
+def warmup_steps(steps: Any, old: Settings) -> Outcome:
+    """Counted in batches there, in optimiser steps here."""
+    if steps is None:
+        return Outcome()
+    each = mini_batches(old["worker.actor.global_batch_size"], old).values.get("learner.mini_batches", 1)
+    return Outcome({"learner.optimiser.warmup_steps": int(steps) * each * int(old["worker.actor.ppo_epochs"])})
+
+
+BUILT_IN = "reward_function/reward_func.py:compute_score"
+
+
+def reward_function(function: Any, old: Settings) -> Outcome:
+    """The published reward is built in; one's own is called as before."""
+    if function is None or str(function).endswith(BUILT_IN):
+        remark = "the published clamp on negatives; negative_max=10 gives them a gradient (docs/algorithms.md)"
+        return Outcome({"reward.rules.negative_max": 1.0}, remark=remark)
+    return Outcome({"reward.function": function, "reward.rules": {}})
+
+
+def reward_kwargs(kwargs: Any, old: Settings) -> Outcome:
+    """Arguments of one's own function."""
+    if not kwargs:
+        return Outcome()
+    function = old["worker.reward.reward_function"]
+    if function is None or str(function).endswith(BUILT_IN):
+        return Outcome(decide=f"the built-in reward takes {_listed(kwargs)} as reward.rules, if it has such a rule")
+    return Outcome({"reward.function_kwargs": kwargs})
+
+
+def loggers(names: Any, _: Settings) -> Outcome:
+    """Console, file and TensorBoard are always on."""
+    other = sorted(
+        set(cast("list[str]", names if isinstance(names, list | tuple) else [names]))
+        - {"console", "file", "tensorboard"}
+    )
+    if not other:
+        return Outcome()
+    return Outcome(decide=f"no {_listed(other)}: import the run's tensorboard folder there, or read metrics.jsonl")
+
+
+def length(epochs: Any, old: Settings) -> Outcome:
+    """max_steps wins, there and here; here only one of them may be set."""
+    return Outcome() if old["trainer.max_steps"] is not None else Outcome({"trainer.epochs": epochs})
+
+
+def run_name(name: Any, old: Settings) -> Outcome:
+    """The run's own folder; a checkpoint path, where given, named it instead."""
+    if old["trainer.save_checkpoint_path"] is not None:
+        return Outcome(remark="no effect with save_checkpoint_path")
+    return Outcome({"run.name": name})
+
+
+def run_folder(project: Any, old: Settings) -> Outcome:
+    """Runs of a project lie side by side."""
+    if old["trainer.save_checkpoint_path"] is not None:
+        return Outcome(remark="no effect with save_checkpoint_path")
+    return Outcome({"run.folder": f"runs/{project}"})
+
+
+def checkpoint_path(path: Any, _: Settings) -> Outcome:
+    """The folder becomes the whole run's."""
+    if path is None:
+        return Outcome()
+    folder = PurePosixPath(str(path))
+    return Outcome({"run.folder": str(folder.parent), "run.name": folder.name})
+
+
+ALL = 1_000_000  # checkpoints; more than any run writes
+
+
+def keep(limit: Any, _: Settings) -> Outcome:
+    """-1 kept every checkpoint."""
+    count = int(number(limit, "trainer.save_limit"))
+    return Outcome({"checkpoint.keep": ALL if count < 1 else count})
+
+
+def every(name: str) -> Convert:
+    """-1 was never, which is 0 here."""
+
+    def convert(steps: Any, _: Settings) -> Outcome:
+        return Outcome({name: max(0, int(number(steps, name)))})
+
+    return convert
+
+
+def share_out(per_node: Any, old: Settings) -> Outcome:
+    """Proposes which role gets which GPUs: there all roles took turns on all of them, here each has its own."""
+    nodes = int(number(old["trainer.nnodes"], "trainer.nnodes"))
+    gpus = nodes * int(number(per_node, "trainer.n_gpus_per_node"))
+    each = int(number(old["worker.rollout.tensor_parallel_size"], "tensor_parallel_size"))
+    references = 0 if old["algorithm.disable_kl"] else 1
+    ranks = 1 << max(0, (gpus // 2).bit_length() - 1)  # a power of two divides most batches
+    engines = (gpus - ranks - references) // each
+    if engines < 1:
+        return Outcome(decide=f"{gpus} GPU(s) are too few for roles with their own GPUs; set resources.* by hand")
+    values = {
+        "resources.learner_ranks": ranks,
+        "resources.rollout_engines": engines,
+        "resources.gpus_per_learner": 1,
+        "resources.gpus_per_engine": each,
+        "resources.gpus_per_reference": references,
+        "resources.weight_transfer": "object_store" if int(old["worker.actor.model.lora.rank"]) else "nccl",
+    }
+    decide = (
+        f"there all roles took turns on {gpus} GPU(s); here each has its own: {ranks} for the learner, "
+        f"{engines} engine(s) of {each}, {references} for the reference is a proposal"
+    )
+    return Outcome(values, decide)
