@@ -65,6 +65,10 @@ class Engine(Protocol):
         """Replaces the whole model by Hugging Face names, and forgets everything the old one computed."""
         ...
 
+    def forget(self) -> None:
+        """Drops what is kept of earlier requests, so that the next ones are computed as on a fresh engine."""
+        ...
+
     def abort_all(self) -> None:
         """Drops every unfinished request."""
         ...

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from actors import process_group
+from policy.determinism import be_deterministic
 from policy.learner import PolicyLearner, UpdateReport
 from schemas import batch
 from schemas.config import TrainConfig
@@ -27,6 +28,8 @@ class LearnerActor:
         self._config = config
         self._total_steps = total_steps
         torch.set_num_threads(config.resources.threads)
+        if config.run.deterministic:
+            be_deterministic()
 
     def address(self) -> tuple[str, int]:
         """A host and a free port for the process group; asked of rank 0."""

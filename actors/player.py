@@ -10,6 +10,7 @@ the batch. A shard is handed out as soon as all its groups are finished.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,12 +31,18 @@ from schemas.config import Data, Rollout, Sampling
 from schemas.task import Task
 from schemas.trajectory import EndedBy, Kind, Trajectory
 
+Numbered = tuple[int, Task]  # a task with its place in the order
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """What to play: every task `samples` times at one sampling setting.
 
     `name` opens every trajectory_id, so that ids are unique in a run (the training step, or "validation-40").
+
+    `seed` is for runs that must repeat exactly. Every turn is then drawn with a seed of its own, and one shard is
+    played after another on an engine that remembers nothing: which requests are computed together, and so the last
+    bits of their sums, depend on the shard alone.
     """
 
     name: str
@@ -44,7 +51,7 @@ class Order:
     sampling: Sampling
     kind: Kind = "sample"
     shards: int = 1
-    seed: int | None = None  # per-request seeds, for runs that must repeat exactly
+    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +100,25 @@ class Player:
 
     def play(self, order: Order) -> Iterator[Shard]:
         """Yields shards of whole groups, in order of tasks, each when its groups and those before it are finished."""
+        parts = _split(list(enumerate(order.tasks)), order.shards)
+        if order.seed is None:
+            yield from self._together(order, parts)
+            return
+        for part in parts:
+            self._engine.forget()
+            yield from self._together(order, [part])
+
+    def _together(self, order: Order, parts: Sequence[Sequence[Numbered]]) -> Iterator[Shard]:
+        """All parts in the engine at once; a shard of each."""
         groups: dict[str, _Group] = {}
         plays: dict[str, _Play] = {}
-        for number, task in enumerate(order.tasks):
-            for play in self._begin(order, number, task, groups):
+        remaining: list[list[str]] = []
+        for part in parts:
+            begun = [play for number, task in part for play in self._begin(order, number, task, groups)]
+            for play in begun:
                 plays[play.request_id] = play
                 self._submit(play, order)
-        remaining = _split(list(groups), order.shards)
+            remaining.append(list(dict.fromkeys(play.group_id for play in begun)))
         while remaining:
             if all(groups[name].waiting == 0 for name in remaining[0]):
                 yield _to_shard([groups.pop(name) for name in remaining.pop(0)], order.kind)
@@ -245,15 +264,13 @@ def _to_shard(groups: Sequence[_Group], kind: Kind) -> Shard:
     return Shard(batch.check(rollout, batch.ROLLOUT, "rollout"), batch.check(images, batch.IMAGES, "rollout images"))
 
 
-def _split(names: list[str], parts: int) -> list[list[str]]:
+def _split(tasks: list[Numbered], parts: int) -> list[list[Numbered]]:
     """Contiguous parts whose sizes differ by at most one; empty ones left out."""
-    count = min(parts, len(names))
-    bounds = [round(i * len(names) / count) for i in range(count + 1)]
-    return [names[a:b] for a, b in itertools.pairwise(bounds)]
+    count = min(parts, len(tasks))
+    bounds = [round(i * len(tasks) / count) for i in range(count + 1)]
+    return [tasks[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def _seed(base: int, request_id: str, turn: int) -> int:
     """A seed of its own for every turn, the same wherever and whenever it is sampled."""
-    import hashlib
-
     return int.from_bytes(hashlib.blake2b(f"{base}/{request_id}/{turn}".encode(), digest_size=7).digest(), "big")

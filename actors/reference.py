@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import torch
 
+from policy.determinism import be_deterministic
 from policy.learner import PolicyLearner
 from schemas import batch
 from schemas.config import Learner, Model
@@ -13,8 +14,10 @@ from schemas.config import Learner, Model
 class ReferenceActor:
     """One replica; replicas share the shards of a step."""
 
-    def __init__(self, model: Model, learner: Learner, temperature: float, threads: int) -> None:
+    def __init__(self, model: Model, learner: Learner, temperature: float, threads: int, deterministic: bool) -> None:
         torch.set_num_threads(threads)
+        if deterministic:
+            be_deterministic()
         self._policy = PolicyLearner.frozen(model, learner, temperature=temperature)
 
     def ready(self) -> bool:

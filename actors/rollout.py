@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from actors.player import Order, Player
+from policy.determinism import be_deterministic
 from policy.info import read_info, read_tokenizer
 from policy.sharding import join_shards
 from policy.turns import ChatFormat
@@ -22,7 +23,11 @@ from schemas.config import Data, Model, Rollout, Transfer
 class RolloutActor:
     """A plain class, made remote where it is spawned."""
 
-    def __init__(self, model: Model, data: Data, rollout: Rollout, seed: int, transfer: Transfer) -> None:
+    def __init__(
+        self, model: Model, data: Data, rollout: Rollout, seed: int, transfer: Transfer, deterministic: bool
+    ) -> None:
+        if deterministic:
+            be_deterministic()
         from actors.vllm_engine import VllmEngine
 
         info = read_info(model.path)

@@ -152,7 +152,10 @@ class VllmEngine:
     def took(self, version: int) -> None:
         """Names the weights now in use and forgets what the old ones computed."""
         self._engine.set_weight_version(str(version))
-        # Both hold results of the old weights: key-value blocks of prompts, and embeddings of images.
+        self.forget()  # both caches hold results of the old weights
+
+    def forget(self) -> None:
+        """Empties the caches of key-value blocks of prompts and of embeddings of images."""
         self._engine.reset_prefix_cache()
         self._engine.reset_encoder_cache()
 

@@ -123,8 +123,10 @@ def prune(folder: RunFolder, keep: int, best: int | None) -> None:
             shutil.rmtree(folder.checkpoint(step))
 
 
-# Settings that only say how long to run or to wait.
+# Settings that only say where a run is, how long it goes on, or how long it waits.
 _MAY_DIFFER = {
+    "run.name",
+    "run.folder",
     "run.resume",
     "trainer.max_steps",
     "trainer.epochs",

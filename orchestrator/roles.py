@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -46,6 +46,7 @@ class RolloutRole:
         resources = config.resources
         self._shards = config.rollout.shards_per_engine
         self._timeout_s = resources.call_timeout_s
+        self._seed = config.run.seed if config.run.deterministic else None
         self.group = ActorGroup.spawn(
             "rollout",
             RolloutActor,
@@ -58,6 +59,7 @@ class RolloutRole:
                 config.rollout,
                 config.run.seed + rank,
                 resources.weight_transfer,
+                config.run.deterministic,
             ),
             start_timeout_s=resources.start_timeout_s,
             call_timeout_s=resources.call_timeout_s,
@@ -70,6 +72,7 @@ class RolloutRole:
         Raises GroupError when an engine fails or nothing finishes in time.
         """
         engines = self.group.actors
+        order = order if self._seed is None else replace(order, seed=self._seed)
         parts = [part for part in _deal(order, len(engines), self._shards) if part.tasks]
         method = "generate"
         streams: list[Any] = [
@@ -162,6 +165,7 @@ class ReferenceRole:
                 config.learner,
                 config.rollout.sampling.temperature,
                 resources.threads,
+                config.run.deterministic,
             ),
             start_timeout_s=resources.start_timeout_s,
             call_timeout_s=resources.call_timeout_s,

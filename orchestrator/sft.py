@@ -22,6 +22,7 @@ from orchestrator.folder import RunFolder, open_run, prune
 from orchestrator.metrics import MetricsLog, learner_numbers
 from orchestrator.report import plot_curves
 from pointing.sampler import Cursor, Sampler
+from policy.determinism import be_deterministic
 from policy.info import read_info, read_tokenizer
 from policy.learner import PolicyLearner
 from policy.transcripts import Supervised, supervised, to_tables
@@ -72,6 +73,8 @@ def _worker(given: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(config.resources.threads)
+    if config.run.deterministic:
+        be_deterministic()
     steps = -(-config.trainer.samples // config.trainer.batch_rows)
     learner = PolicyLearner(
         config.model, config.learner, None, total_steps=steps, temperature=1.0, seed=config.run.seed

@@ -33,6 +33,7 @@ class Run(Record):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
     folder: str = "runs"
     seed: NonNegativeInt = 1
+    deterministic: bool = False  # the same numbers, bit for bit, every time on the same machine; slower, float32 alone
     resume: bool = True  # continue from the last checkpoint when the run folder holds one
 
 
@@ -413,6 +414,13 @@ class BatchPlan:
         )
 
 
+def _require_float32(run: Run, types: Mapping[str, DType]) -> None:
+    """Raises ValueError where run.deterministic meets a type whose sums depend on how a batch is cut."""
+    for field, dtype in types.items():
+        if run.deterministic and dtype != "float32":
+            raise ValueError(f"run.deterministic=true needs {field}=float32, it is {dtype!r}; change one of them")
+
+
 class TrainConfig(Record):
     """Stage 2: reinforcement learning."""
 
@@ -444,6 +452,11 @@ class TrainConfig(Record):
     def uses_reference(self) -> bool:
         """True when a reference model is needed."""
         return self.algorithm.kl.coefficient > 0
+
+    @model_validator(mode="after")
+    def _repeatable(self) -> TrainConfig:
+        _require_float32(self.run, {"model.dtype": self.model.dtype, "rollout.engine.dtype": self.rollout.engine.dtype})
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
@@ -506,6 +519,7 @@ class SftConfig(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> SftConfig:
+        _require_float32(self.run, {"model.dtype": self.model.dtype})
         if self.trainer.batch_rows % self.resources.learner_ranks:
             raise ValueError(
                 f"trainer.batch_rows={self.trainer.batch_rows} does not divide by "

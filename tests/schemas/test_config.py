@@ -163,3 +163,11 @@ def test_sft_refuses_stage_two_settings(tmp_path: Path) -> None:
         load(SftConfig, write(tmp_path, values), ["learner.mini_batches=2"])
     with pytest.raises(ConfigError, match="does not divide"):
         load(SftConfig, write(tmp_path, values), ["resources.learner_ranks=3"])
+
+
+def test_a_deterministic_run_is_in_float32(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.deterministic=true needs rollout\.engine\.dtype=float32"):
+        load(TrainConfig, write(tmp_path, MINIMAL), ["run.deterministic=true", "rollout.engine.dtype=bfloat16"])
+    values = {"model": {"path": "m", "dtype": "bfloat16"}, "data": {"train_files": "a"}, "trainer": {"samples": 64}}
+    with pytest.raises(ConfigError, match=r"needs model\.dtype=float32, it is 'bfloat16'"):
+        load(SftConfig, write(tmp_path, values), ["run.deterministic=true"])
