@@ -65,7 +65,7 @@ class AdaptiveOptions:
             raise ValueError("adaptive weighting: " + "; ".join(broken))
 
     def start(self) -> AdaptiveState:
-        """The state before the first batch."""
+        """The state before the first batch; `weights` begins with it where it is given a state without G."""
         return AdaptiveState(self.initial)
 
 
@@ -136,6 +136,7 @@ def weights(
     if not spread.numel():
         return scores.to(torch.float64), state, 0.0
     mean = float(spread.mean())
+    state = options.start() if state.g is None else state
     g = state.g if state.g is not None else max(options.eps, mean)
     if not isfinite(g):
         raise ValueError(f"adaptive state G is {g}: the checkpoint is damaged, restart G with AdaptiveOptions.start()")

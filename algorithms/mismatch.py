@@ -23,25 +23,34 @@ LOG_RATIO_LIMIT = 20.0
 @dataclass(frozen=True, slots=True)
 class MismatchOptions:
     """level: one ratio per token, or the product over a row for all of its tokens. mode "truncate": min(ratio, limit);
-    "mask": the ratio, and 0 where it lies outside [1 / limit, limit].
+    "mask": the ratio, and 0 where it lies outside [low, limit]; `low` None is 1 / limit, and read by "mask" alone.
 
-    >>> MismatchOptions(limit=4.0).mode
-    'truncate'
+    >>> MismatchOptions(limit=4.0, mode="mask").lower
+    0.25
     """
 
     level: Level = "token"
     limit: float = 2.0
     mode: Mode = "truncate"
+    low: float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.limit < float("inf"):
             raise ValueError(f"mismatch limit must be finite and at least 1 (agreement), got {self.limit}")
+        if self.low is not None and not 0 < self.low <= 1:
+            raise ValueError(f"mismatch low must lie in (0, 1], so that agreement (1) is kept, got {self.low}")
+
+    @property
+    def lower(self) -> float:
+        """The smallest ratio that "mask" keeps."""
+        return 1 / self.limit if self.low is None else self.low
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
     """Weights [B, T], 0 outside the mask, and sums over trained tokens: their number, how many the limit changed, the
-    absolute difference of the log-probabilities; and the largest such difference.
+    absolute difference of the log-probabilities, the ratio of each token, and k3, which estimates KL(sampler ||
+    learner) without a sign; and the largest difference. Ratio and k3 are those of single tokens at every level.
 
     >>> x = torch.tensor([[-1.0, -2.0]])
     >>> importance_weights(x, x, torch.tensor([[1, 0]]), MismatchOptions()).weights.tolist()
@@ -52,6 +61,8 @@ class Mismatch:
     tokens: Tensor
     limited: Tensor
     gap: Tensor
+    ratio: Tensor
+    k3: Tensor
     largest_gap: Tensor
 
 
@@ -60,15 +71,16 @@ def importance_weights(proximal: Tensor, behaviour: Tensor, mask: Tensor, option
     """Truncated importance sampling (F. Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL
     Training", 2025), or its masked variant (IcePop, arXiv 2510.18855), at the level of tokens or sequences."""
     difference = zero_unmasked(proximal, mask) - zero_unmasked(behaviour, mask)
-    log_ratio = difference
+    token_ratio = difference.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+    ratio = token_ratio
     if options.level == "sequence":
-        log_ratio = difference.sum(-1, keepdim=True).expand_as(difference)
-    ratio = log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
+        whole = difference.sum(-1, keepdim=True).expand_as(difference)
+        ratio = whole.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     if options.mode == "truncate":
         limited = ratio > options.limit
         weights = ratio.clamp(max=options.limit)
     else:
-        limited = (ratio > options.limit) | (ratio < 1 / options.limit)
+        limited = (ratio > options.limit) | (ratio < options.lower)
         weights = ratio.masked_fill(limited, 0.0)
     gap = difference.abs()
     return Mismatch(
@@ -76,5 +88,7 @@ def importance_weights(proximal: Tensor, behaviour: Tensor, mask: Tensor, option
         tokens=mask.bool().sum(),
         limited=masked_sum(limited.to(ratio.dtype), mask),
         gap=gap.sum(),
+        ratio=masked_sum(token_ratio, mask),
+        k3=masked_sum(token_ratio - 1 - difference, mask),
         largest_gap=gap.max() if gap.numel() else gap.sum(),
     )

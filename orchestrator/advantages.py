@@ -22,6 +22,7 @@ from algorithms.adaptive import weights as adaptive_weights
 from algorithms.estimators import ESTIMATORS, EstimatorBatch
 from algorithms.kl import KL_ESTIMATORS
 from algorithms.reductions import group_index
+from orchestrator.shaping import shaped_rewards
 from schemas.batch import SchemaError
 from schemas.config import Algorithm, Kl
 
@@ -104,11 +105,12 @@ def advantages(
         algorithm: names the estimator and the adaptive weighting.
         state: the adaptive average so far.
         greedy: reward of each task's greedy reply, by task_id, for the estimator that reads it.
-        penalty: [B, M], taken off each sampled token's reward; adaptive weights look at rewards without it.
+        penalty: [B, M], taken off each sampled token's reward; adaptive weights look at rewards without it, and with
+            their punishment of length.
 
     Raises SchemaError when a task has no greedy reward, ValueError for rewards that are not finite.
     """
-    rewards = torch.from_numpy(scored.column("reward").to_numpy().copy())
+    rewards = shaped_rewards(scored, algorithm.overlong)
     groups = group_index(scored.column("group_id").to_pylist())
     tokens = SampledTokens.of(scored.column("mask"))
     batch = EstimatorBatch(

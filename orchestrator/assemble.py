@@ -21,6 +21,7 @@ import pyarrow as pa
 from algorithms.adaptive import AdaptiveState
 from algorithms.reductions import group_index
 from orchestrator.advantages import Floats, advantages, kl_penalty
+from orchestrator.shaping import cut, shaped_rewards, without_cut
 from schemas import batch
 from schemas.config import Algorithm, BatchPlan
 
@@ -35,6 +36,8 @@ class Assembled:
     scored: pa.Table  # ROLLOUT and SCORES columns, for metrics and samples
     adaptive: AdaptiveState
     weights: Floats  # adaptive weight of each trajectory, all 1 when adaptive weighting is off
+    overlong: Floats  # what its length took off the reward of each trajectory
+    masked: npt.NDArray[np.bool_]  # trajectories left out of the loss because they were cut
 
 
 def assemble(
@@ -56,6 +59,8 @@ def assemble(
     equal counts and nearly equal work, and micro-batches hold rows of similar length.
     """
     rollout = batch.concat(rollouts, batch.ROLLOUT, "assemble: rollouts")
+    if algorithm.mask_truncated:
+        rollout = without_cut(rollout)
     scored = batch.join(rollout, batch.concat(scores, batch.SCORES, "assemble: scores"), "assemble: scores")
     rewards = scored.column("reward").to_numpy()
     if not np.isfinite(rewards).all():
@@ -79,7 +84,14 @@ def assemble(
         for number, rows in enumerate(_mini_batches(rollout, plan))
     ]
     training = pa.concat_tables(parts).combine_chunks()
-    return Assembled(batch.check(training, batch.TRAINING, "assemble"), scored, credit.adaptive, credit.weights)
+    return Assembled(
+        training=batch.check(training, batch.TRAINING, "assemble"),
+        scored=scored,
+        adaptive=credit.adaptive,
+        weights=credit.weights,
+        overlong=rewards - shaped_rewards(scored, algorithm.overlong).numpy(),
+        masked=cut(rollout) if algorithm.mask_truncated else np.zeros(rollout.num_rows, dtype=bool),
+    )
 
 
 def _mini_batches(rollout: pa.Table, plan: BatchPlan) -> list[Ints]:
@@ -114,6 +126,6 @@ def _denominator(table: pa.Table, algorithm: Algorithm) -> float:
     if algorithm.loss.denominator == "constant":
         assert algorithm.loss.constant is not None
         return algorithm.loss.constant
-    if algorithm.loss.denominator == "sequence":
-        return float(table.num_rows)
-    return float(np.sum([np.sum(mask.as_py()) for mask in table.column("mask")]))
+    trained = np.asarray([np.sum(mask.as_py()) for mask in table.column("mask")])
+    counted = np.sum(trained > 0) if algorithm.loss.denominator == "sequence" else np.sum(trained)
+    return max(1.0, float(counted))

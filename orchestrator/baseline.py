@@ -8,7 +8,9 @@ from typing import Protocol
 from actors.player import Order
 from orchestrator.cluster import Players
 from orchestrator.evaluate import play
+from orchestrator.shaping import shaped_rewards
 from schemas.config import Algorithm, Sampling
+from schemas.method import Overlong
 from schemas.task import Task
 
 
@@ -30,16 +32,18 @@ class NoBaseline:
 class GreedyBaseline:
     """One greedy reply to each task: scored, never trained on, and not among the samples that are logged."""
 
-    def __init__(self, players: Players) -> None:
+    def __init__(self, players: Players, overlong: Overlong | None) -> None:
         self._players = players
+        self._overlong = overlong
 
     def play(self, step: int, tasks: tuple[Task, ...]) -> Mapping[str, float]:
         """Plays the tasks with the policy of this step."""
         order = Order(f"{step:06d}-greedy", tasks, 1, Sampling(temperature=0.0), "greedy")
         table = play(self._players, order, version=step)
-        return {row["task_id"]: row["reward"] for row in table.select(["task_id", "reward"]).to_pylist()}
+        rewards = shaped_rewards(table, self._overlong).tolist()
+        return {str(name): reward for name, reward in zip(table.column("task_id").to_pylist(), rewards, strict=True)}
 
 
 def baseline_of(algorithm: Algorithm, players: Players) -> Baseline:
     """The baseline that the configured advantage needs."""
-    return GreedyBaseline(players) if algorithm.advantage == "remax" else NoBaseline()
+    return GreedyBaseline(players, algorithm.overlong) if algorithm.advantage == "remax" else NoBaseline()

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from actors.player import Order
 from orchestrator.clock import timed
 from orchestrator.roles import LearnerRole, NoReference, ReferenceRole, RewardRole, RolloutRole, ShardRef
 from schemas.config import Resources, TrainConfig
@@ -112,6 +113,15 @@ class Cluster(Players):
         if self._nccl:
             self.learner.connect_engines(self.rollout.group.actors)
         return extra
+
+    def play(self, order: Order, version: int) -> Collected:
+        """Rolls an order out. Shards go to the reward and to the reference as they finish, while others are sampled."""
+        return self.collect(
+            [
+                Pending(shard, self.reward.score(shard), self.reference.logprobs(shard))
+                for shard in self.rollout.generate(order, version=version)
+            ]
+        )
 
     @timed("publish")
     def publish_weights(self, version: int) -> None:

@@ -36,6 +36,8 @@ def batch_numbers(assembled: Assembled) -> dict[str, float]:
         "reply/tokens": float(lengths.mean()),
         "reply/turns": float(np.mean([len(each) for each in turns])),
         "reply/trained_tokens": float(lengths.sum()),
+        "reward/overlong": float(assembled.overlong.mean()),
+        "reply/masked": float(assembled.masked.mean()),
         "adaptive/weight_mean": float(assembled.weights.mean()),
         "adaptive/weight_max": float(assembled.weights.max()),
     }

@@ -63,6 +63,7 @@ class Progress:
         self._tasks = tasks
         self._sampler = Sampler(len(tasks), config.run.seed, config.data.shuffle)
         self.position = position
+        self._drawn = position.cursor  # up to where the current step has dealt out tasks
 
     @property
     def total_steps(self) -> int:
@@ -76,7 +77,14 @@ class Progress:
 
     def next_tasks(self) -> tuple[Task, ...]:
         """The tasks of the current step. The same until `advance` is called."""
-        return tuple(self._tasks[i] for i in self._take()[0])
+        self._drawn = self.position.cursor
+        return self.more_tasks(self._config.rollout.tasks_per_step)
+
+    def more_tasks(self, count: int) -> tuple[Task, ...]:
+        """Further tasks of the current step. They count as dealt out once `advance` is called, and not before: a step
+        that is repeated after a failure begins with the same tasks."""
+        indices, self._drawn = self._sampler.take(self._drawn, count)
+        return tuple(self._tasks[i] for i in indices)
 
     @property
     def kl(self) -> KLController:
@@ -84,14 +92,17 @@ class Progress:
         return kl_controller(self._config.algorithm.kl, self.position.kl_coefficient)
 
     def advance(self, adaptive: AdaptiveState, measured_kl: float | None) -> None:
-        """Moves to the next step. `measured_kl` is the step's mean KL per trained token, None without a reference."""
+        """Moves to the next step, past the tasks dealt out in this one.
+
+        `measured_kl` is the step's mean KL per trained token, None without a reference.
+        """
         coefficient = self.position.kl_coefficient
         if measured_kl is not None:
             coefficient = self.kl.update(measured_kl, self._config.plan.trajectories).coef
         self.position = replace(
             self.position,
             step=self.position.step + 1,
-            cursor=self._take()[1],
+            cursor=self._drawn,
             adaptive=adaptive,
             kl_coefficient=coefficient,
         )
@@ -102,9 +113,6 @@ class Progress:
         if best:
             self.position = replace(self.position, best_step=self.position.step, best_reward=reward)
         return best
-
-    def _take(self) -> tuple[Sequence[int], Cursor]:
-        return self._sampler.take(self.position.cursor, self._config.rollout.tasks_per_step)
 
 
 def total_steps(config: TrainConfig, n_tasks: int) -> int:

@@ -35,6 +35,8 @@ SUMS: Sequence[str] = (
     "clip_low",
     "clip_dual",
     "mismatch",
+    "mismatch_ratio",
+    "mismatch_kl",
     "mismatch_limited",
 )
 
@@ -113,6 +115,8 @@ class Objective:
             "clip_low": stats.clip_low,
             "clip_dual": stats.clip_dual,
             "mismatch": gap.gap,
+            "mismatch_ratio": gap.ratio,
+            "mismatch_kl": gap.k3,
             "mismatch_limited": gap.limited if self._correct else torch.zeros_like(gap.gap),
         }
         return Outcome(loss, _stack(sums), gap.largest_gap.double())

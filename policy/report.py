@@ -17,8 +17,9 @@ class UpdateReport:
     """What one update did, over all ranks. Losses are means over its optimiser steps, the others over trained tokens.
 
     kl: to the reference, by the configured estimator; 0 without one. ratio: current to proximal. clip_*: share of
-    tokens held by each bound. mismatch: |sampler - learner| of the log-probabilities before the update; _limited: share
-    of tokens whose weight the limit cut. grad_norm: before clipping. Skipped steps count in `skipped` alone.
+    tokens held by each bound. mismatch: |sampler - learner| of the log-probabilities before the update; _ratio: learner
+    to sampler; _kl: of the sampler from the learner, by k3; _limited: share of tokens whose weight was cut. grad_norm:
+    before clipping. Skipped steps count in `skipped` alone.
     """
 
     loss: float
@@ -31,6 +32,8 @@ class UpdateReport:
     clip_dual: float
     mismatch: float
     mismatch_max: float
+    mismatch_ratio: float
+    mismatch_kl: float
     mismatch_limited: float
     grad_norm: float
     lr: float
@@ -87,6 +90,8 @@ def summarise(steps: list[StepReport], lr: float) -> UpdateReport:
         clip_dual=total["clip_dual"] / n_tokens,
         mismatch=total["mismatch"] / n_tokens,
         mismatch_max=max((step.largest_mismatch for step in taken), default=0.0),
+        mismatch_ratio=total["mismatch_ratio"] / n_tokens,
+        mismatch_kl=total["mismatch_kl"] / n_tokens,
         mismatch_limited=total["mismatch_limited"] / n_tokens,
         grad_norm=sum(step.grad_norm for step in taken) / n_steps,
         lr=lr,

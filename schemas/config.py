@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from schemas.method import DynamicSampling, Mismatch, Overlong
 from schemas.scoring import RewardRules
 from schemas.service import ServiceOptions
 from schemas.task import Record
@@ -247,13 +248,6 @@ class Kl(Record):
         return self
 
 
-class Mismatch(Record):
-    """Importance weights between what the sampler and the learner believe of the same tokens, truncated at `limit`."""
-
-    level: Literal["token", "sequence"] = "token"
-    limit: PositiveFloat = 2.0
-
-
 class Algorithm(Record):
     """The RL method."""
 
@@ -263,6 +257,9 @@ class Algorithm(Record):
     loss: Loss = Loss()
     kl: Kl = Kl()
     mismatch: Mismatch | None = None
+    dynamic_sampling: DynamicSampling | None = None
+    overlong: Overlong | None = None
+    mask_truncated: bool = False  # no loss on trajectories that a limit of tokens cut
 
 
 class Optimiser(Record):
@@ -468,6 +465,10 @@ class TrainConfig(Record):
                 f"rollout.sampling top_p={sampling.top_p}, top_k={sampling.top_k}: the sampler's distribution then "
                 "differs from the learner's; set top_p=1 and top_k=0, or set algorithm.mismatch"
             )
+        if self.algorithm.dynamic_sampling is not None and self.reward.function is None:
+            self.algorithm.dynamic_sampling.refuse(self.reward.rules)
+        if self.algorithm.overlong is not None:
+            self.algorithm.overlong.refuse(self.rollout.max_turns, self.rollout.max_tokens_per_turn)
         alone = self.algorithm.advantage in ("reinforce_plus_plus", "remax")
         if sampling.truncated and self.algorithm.kl.place == "reward":
             raise ValueError(

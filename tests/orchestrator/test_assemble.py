@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 import algorithms.advantages
 from algorithms.adaptive import AdaptiveState
 from orchestrator.assemble import Assembled, assemble
+from orchestrator.shaping import shaped_rewards
 from schemas import batch
 from schemas.config import Adaptive, Advantage, Algorithm, BatchPlan, Kl, Loss
+from schemas.method import Overlong
 
 
 def rollout(lengths: list[int], samples: int) -> pa.Table:
@@ -219,6 +221,57 @@ def test_advantages_do_not_depend_on_the_split(name: Any) -> None:
 def test_the_denominator_counts_the_whole_optimiser_step(loss: Loss, expected: float) -> None:
     out = run([5, 6, 7, 8], [1.0, 2.0, 3.0, 4.0], PLAN, Algorithm(loss=loss))
     assert set(out.training.column("denominator").to_pylist()) == {float(expected)}
+
+
+def test_overlong_replies_lose_reward_before_groups_are_compared() -> None:
+    # Sampled tokens 3, 7, 8 and 10 against 6 + 2 of buffer: taken off 0, 1, 2 and 2 of the rewards 4, 4, 3, 5.
+    algorithm = Algorithm(
+        advantage="dr_grpo", overlong=Overlong(limit=8, buffer=2, penalty=2.0), adaptive=Adaptive(initial=0.25)
+    )
+    out = run([5, 9, 10, 12], [4.0, 4.0, 3.0, 5.0], PLAN, algorithm)
+    assert out.overlong.tolist() == [0.0, 1.0, 2.0, 2.0]
+    assert out.weights.tolist() == pytest.approx([1.0, 1.0, 2.0, 2.0])  # of variances 0.25 and 1
+    assert by_id(out)["t0"] == pytest.approx([0, 0.5, 0, 0.5, 0.5])
+    assert by_id(out)["t3"] == pytest.approx([0, 2, 0] + [2] * 9)
+    assert out.scored.column("reward").to_pylist() == [4.0, 4.0, 3.0, 5.0]  # what is logged as the reward
+
+
+def test_overlong_can_look_at_the_longest_turn() -> None:
+    table = rollout([9, 9], 2)
+    turns = pa.array([[3, 4], [1, 6]], table.schema.field("turn_lengths").type)
+    table = table.set_column(table.schema.get_field_index("turn_lengths"), table.schema.field("turn_lengths"), turns)
+    table = batch.join(table, scores([1.0, 1.0]), "test")
+    assert shaped_rewards(table, Overlong(limit=7, buffer=2, per="turn")).tolist() == [1.0, 0.5]
+    assert shaped_rewards(table, Overlong(limit=7, buffer=2)).tolist() == [0.0, 0.0]
+
+
+CUT_ROWS = ["answer", "token_limit", "length_limit", "turn_limit"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (Loss(), 3 + 6),
+        (Loss(denominator="sequence"), 2),
+        (Loss(denominator="constant", constant=64.0), 64),
+    ],
+)
+def test_trajectories_that_were_cut_can_be_left_out_of_the_loss(loss: Loss, expected: float) -> None:
+    table = rollout([5, 6, 7, 8], 2)
+    at = table.schema.get_field_index("ended_by")
+    table = table.set_column(at, table.schema.field(at), pa.array(CUT_ROWS))
+    algorithm = Algorithm(advantage="dr_grpo", loss=loss, mask_truncated=True)
+    out = assemble([table], [scores([1.0, 2.0, 4.0, 8.0])], None, None, algorithm, PLAN, AdaptiveState(), 0.0)
+    assert out.masked.tolist() == [False, True, True, False]
+    masks = dict(zip(*(out.training.column(n).to_pylist() for n in ("trajectory_id", "mask")), strict=True))
+    assert (sum(masks["t1"]), sum(masks["t2"])) == (0, 0)
+    assert masks["t0"] == [0, 1, 0, 1, 1]
+    assert set(out.training.column("denominator").to_pylist()) == {float(expected)}
+    assert by_id(out)["t0"][1] == -0.5  # the cut ones still count in their group's mean
+    assert set(by_id(out)["t1"]) == {0.0}
+    kept = assemble([table], [scores([1.0, 2.0, 4.0, 8.0])], None, None, Algorithm(), PLAN, AdaptiveState(), 0.0)
+    assert not kept.masked.any()
+    assert sum(map(sum, kept.training.column("mask").to_pylist())) == 18
 
 
 def test_a_reward_that_is_not_finite_is_an_error_naming_the_trajectory() -> None:

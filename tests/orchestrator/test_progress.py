@@ -41,6 +41,30 @@ def test_interrupted_anywhere_the_same_tasks_and_coefficients_follow() -> None:
     assert position == straight.position
 
 
+def test_tasks_drawn_beyond_a_step_s_own_are_part_of_the_position_once_the_step_is_done() -> None:
+    """Steps that need 0, 4, 1, 0 and 2 further tasks; a step repeated after a failure starts with its own again."""
+    straight = Progress(config(), TASKS, Position())
+    expected: list[tuple[Task, ...]] = []
+    for _, extra in zip(straight.steps(), (0, 4, 1, 0, 2), strict=True):
+        expected.append(straight.next_tasks() + straight.more_tasks(extra))
+        straight.advance(AdaptiveState(), None)
+    found: list[tuple[Task, ...]] = []
+    position = Position()
+    for extra in (0, 4, 1, 0, 2):
+        lost = Progress(config(), TASKS, Position.from_json(position.to_json()))
+        lost.next_tasks()
+        lost.more_tasks(5)  # and then the process dies
+        resumed = Progress(config(), TASKS, Position.from_json(position.to_json()))
+        found.append(resumed.next_tasks() + resumed.more_tasks(extra))
+        resumed.advance(AdaptiveState(), None)
+        position = resumed.position
+    assert found == expected
+    assert position == straight.position
+    dealt = [task.task_id for part in expected for task in part]
+    assert len(dealt) == 22
+    assert all(sorted(dealt[i : i + 7]) == sorted(t.task_id for t in TASKS) for i in (0, 7, 14))  # whole epochs
+
+
 def test_the_adaptive_coefficient_moves_by_the_published_rule() -> None:
     # 3 tasks x 8 samples = 24 sequences; KL 0.3 against 0.1 is clipped to +20 %: 0.05 * (1 + 0.2 * 24 / 1000).
     progress = Progress(config(algorithm=ADAPTIVE_KL), TASKS, Position())

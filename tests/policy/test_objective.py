@@ -148,6 +148,25 @@ def test_mismatch_is_measured_always_and_corrected_when_asked():
     corrected, sums, _ = run(Algorithm(mismatch=Mismatch(limit=2.0)), behaviour=behaviour)
     assert corrected.loss.item() == pytest.approx((-2 * 2 - 2 * math.exp(-1) + 1) / 3)
     assert sums["mismatch_limited"] == 1
+    for each in (run(Algorithm(), behaviour=behaviour)[1], sums):  # logged with and without the correction
+        assert each["mismatch_ratio"] == pytest.approx(math.e + math.exp(-1) + 1)
+        assert each["mismatch_kl"] == pytest.approx(math.e + math.exp(-1) + 1 - 3)
+
+
+@pytest.mark.parametrize(
+    ("mismatch", "weights"),
+    [
+        (Mismatch(mode="mask", limit=2.0), [0, 0, 1]),  # e and 1/e lie outside [1/2, 2]
+        (Mismatch(mode="mask", limit=2.0, low=0.1), [0, math.exp(-1), 1]),
+        (Mismatch(mode="mask", level="sequence", limit=1.5), [1, 1, 1]),  # e x 1/e
+    ],
+)
+def test_masked_tokens_have_no_gradient(mismatch, weights):
+    behaviour = LOGPROBS - torch.tensor([[1.0, -1.0], [0.0, 5.0]])
+    outcome, sums, grad = run(Algorithm(mismatch=mismatch), behaviour=behaviour)
+    assert outcome.loss.item() == pytest.approx((-2 * weights[0] - 2 * weights[1] + weights[2]) / 3)
+    assert grad.tolist() == [[pytest.approx(-2 * w / 3) for w in weights[:2]], [pytest.approx(weights[2] / 3), 0.0]]
+    assert sums["mismatch_limited"] == weights.count(0)
 
 
 def test_nothing_trained_is_a_loss_of_zero_with_a_graph():

@@ -1,13 +1,15 @@
 """The configuration tree refuses what cannot work, by field, value and remedy."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from schemas.batch import SCORE_TERMS
 from schemas.config import BatchPlan, SftConfig, TrainConfig
 from schemas.config_file import ConfigError, load, to_yaml
+from schemas.method import ScoreKey
 
 MINIMAL: dict[str, Any] = {"model": {"path": "m"}, "data": {"train_files": "a.jsonl"}, "trainer": {"max_steps": 3}}
 
@@ -55,6 +57,25 @@ def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
         ),
         (["algorithm.advantage=ppo"], "algorithm.advantage"),
         (["algorithm.gamma=1.5"], "algorithm.gamma"),
+        (
+            ["algorithm.dynamic_sampling.min_spread=10"],
+            "'reward' lies in [0, 10]; min_spread=10.0 would drop every group",
+        ),
+        (
+            ["algorithm.dynamic_sampling={key: obj_iou, high: 9.9}"],
+            "'obj_iou' lies in [0, 1]; high=9.9 lies outside, set it within or remove it",
+        ),
+        (["algorithm.dynamic_sampling={low: 3, high: 2}"], "low=3.0 is not below high=2.0"),
+        (["algorithm.dynamic_sampling.max_rounds=1"], "algorithm.dynamic_sampling.max_rounds"),
+        (["algorithm.dynamic_sampling.key=iou"], "algorithm.dynamic_sampling.key"),
+        (["algorithm.overlong={limit: 20, buffer: 30}"], "even an empty reply would be punished"),
+        (
+            ["algorithm.overlong={limit: 1100, buffer: 50}"],
+            "punishment starts above 1050 tokens per trajectory, and none has more than 1024",
+        ),
+        (["algorithm.overlong={limit: 600, buffer: 80, per: turn}"], "none has more than 512"),
+        (["algorithm.mismatch.low=0.5"], "no effect with mode='truncate'"),
+        (["algorithm.mismatch.limit=0.5"], "algorithm.mismatch.limit"),
         (["algorithm.kl.target=0.1"], "no effect with controller='fixed'"),
         (["algorithm.kl={coefficient: 0, controller: adaptive, target: 0.1, horizon: 1000}"], "coefficient of 0"),
         (["algorithm.kl={place: reward, coefficient: 0}"], "place='reward' has no effect with coefficient=0"),
@@ -92,6 +113,17 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, overrides: list[s
 def test_one_sample_per_task_is_enough_where_samples_are_not_compared(tmp_path: Path, advantage: str) -> None:
     overrides = ["rollout.samples_per_task=1", f"algorithm.advantage={advantage}"]
     assert load(TrainConfig, write(tmp_path, MINIMAL), overrides).config.plan.trajectories == 32
+
+
+def test_thresholds_of_a_reward_of_one_s_own_are_not_judged_by_the_built_in_range(tmp_path: Path) -> None:
+    own = ["reward.function=mine.py:score", "algorithm.dynamic_sampling={min_spread: 20, high: 90}"]
+    found = load(TrainConfig, write(tmp_path, MINIMAL), own).config.algorithm.dynamic_sampling
+    assert found is not None
+    assert (found.min_spread, found.high) == (20.0, 90.0)
+
+
+def test_the_keys_of_dynamic_sampling_are_the_columns_of_scores() -> None:
+    assert get_args(ScoreKey) == ("reward", *SCORE_TERMS)
 
 
 def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:
