@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from policy.bf16_adamw import BFloat16AdamW
 from schemas.config import Optimiser
 
 
@@ -29,20 +30,17 @@ def learning_rate(step: int, options: Optimiser, total_steps: int) -> float:
     return options.lr * (options.min_ratio + (1 - options.min_ratio) * share)
 
 
-def build_optimiser(parameters: Iterable[nn.Parameter], options: Optimiser) -> torch.optim.AdamW:
-    """AdamW over the parameters that need a gradient. Norms and biases are not decayed."""
+def build_optimiser(parameters: Iterable[nn.Parameter], options: Optimiser) -> torch.optim.Optimizer:
+    """AdamW over the parameters that need a gradient, moments in `state_dtype`. Norms and biases are not decayed."""
     trained = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=options.lr,
-        betas=options.betas,
-        eps=options.eps,
-        fused=True,
-    )
+    groups = [group for group in groups if group["params"]]
+    if options.state_dtype == "bfloat16":
+        return BFloat16AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps)
+    return torch.optim.AdamW(groups, lr=options.lr, betas=options.betas, eps=options.eps, fused=True)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -268,6 +268,7 @@ class Optimiser(Record):
     lr: PositiveFloat = 1e-6
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
+    state_dtype: DType = "float32"  # of the two moments; bfloat16 halves them, rounded stochastically
     weight_decay: NonNegativeFloat = 0.01
     max_grad_norm: PositiveFloat = 1.0
     schedule: Literal["constant", "cosine", "linear"] = "constant"

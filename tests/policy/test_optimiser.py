@@ -39,10 +39,12 @@ def test_the_rate_is_bounded_and_never_rises_after_the_warm_up(warmup, total, sc
     assert all(value >= 2.0 * min_ratio - 1e-12 for value in after)
 
 
-def test_norms_and_biases_are_not_decayed():
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+def test_norms_and_biases_are_not_decayed(state_dtype):
     layer = torch.nn.Linear(2, 2)
     frozen = torch.nn.Parameter(torch.ones(2, 2), requires_grad=False)
-    optimiser = build_optimiser([*layer.parameters(), frozen], Optimiser(lr=0.1, weight_decay=0.5))
+    options = Optimiser(lr=0.1, weight_decay=0.5, state_dtype=state_dtype)
+    optimiser = build_optimiser([*layer.parameters(), frozen], options)
     weight, bias = layer.weight.detach().clone(), layer.bias.detach().clone()
     for p in layer.parameters():
         p.grad = torch.zeros_like(p)

@@ -128,6 +128,16 @@ def test_bfloat16_is_the_computation_and_float32_the_weights(ranks, first):
         assert report["entropy"] != first["qwen2_5_vl"]["report"]["entropy"]
 
 
+def test_moments_in_bfloat16_over_sharded_weights_resume_bit_by_bit(ranks):
+    for each in ranks:
+        assert each["half_moments"] == (True, True)
+        assert each["half_moments_types"] == {
+            ("step", torch.float32),
+            ("exp_avg", torch.bfloat16),
+            ("exp_avg_sq", torch.bfloat16),
+        }
+
+
 def test_adapters_on_two_ranks_are_those_of_one_process(folder, ranks, first):
     table, images = make_batch(str(folder / "qwen2_5_vl"))
     learner = two_ranks.learner_of(folder / "qwen2_5_vl", lora=Lora(rank=2, alpha=8))

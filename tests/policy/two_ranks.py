@@ -25,11 +25,11 @@ ALGORITHM = Algorithm(loss=Loss(entropy_coefficient=0.01, denominator="sequence"
 SMOOTH = Optimiser(lr=1e-2, eps=1e-2, max_grad_norm=0.1)  # a large eps: rounding of tiny gradients stays tiny
 
 
-def learner_of(folder: Path, **model: Any) -> PolicyLearner:
+def learner_of(folder: Path, optimiser: Optimiser = SMOOTH, **model: Any) -> PolicyLearner:
     """The learner that every scenario uses."""
     return PolicyLearner(
         Model(path=str(folder), **model),
-        Learner(optimiser=SMOOTH, micro_batch_rows=2),
+        Learner(optimiser=optimiser, micro_batch_rows=2),
         ALGORITHM,
         total_steps=10,
         temperature=0.9,
@@ -130,6 +130,23 @@ def adapters(folder: Path, rank: int, out: dict[str, Any]) -> None:
     learner.export(str(folder.parent / "lora-export"))
 
 
+def half_moments(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """Moments in bfloat16 over sharded weights: a checkpoint after the first update, and what follows either way."""
+    table, images = make_batch(str(folder))
+    table = split(table, 2, 2)
+    optimiser = SMOOTH.model_copy(update={"state_dtype": "bfloat16"})
+    learner, resumed = (learner_of(folder, optimiser=optimiser) for _ in range(2))
+    learner.update(table, [images], KL)
+    learner.save(str(folder / "half-moments"), {})
+    report = learner.update(table, [images], KL)
+    resumed.load(str(folder / "half-moments"))
+    same = resumed.update(table, [images], KL) == report
+    out["half_moments"] = (same, all(torch.equal(a, weights(resumed)[name]) for name, a in weights(learner).items()))
+    out["half_moments_types"] = {
+        (name, value.dtype) for state in resumed.optimiser.state.values() for name, value in state.items()
+    }
+
+
 def before_the_cut(folder: Path, rank: int, out: dict[str, Any]) -> None:
     """Four updates without interruption; a checkpoint after the first."""
     table, images = make_batch(str(folder))
@@ -171,7 +188,7 @@ def main(rank: int, folder: Path) -> None:
 
     join("first")
     families(folder, rank, out)
-    for scenario in (uneven, poisoned, mixed_precision, adapters, before_the_cut):
+    for scenario in (uneven, poisoned, mixed_precision, adapters, half_moments, before_the_cut):
         scenario(tiny, rank, out)
     dist.destroy_process_group()
     if rank == 0:
