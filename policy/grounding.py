@@ -1,10 +1,12 @@
 """Grounds the vision of the small model: its visual tokens learn what is where before any transcript is seen.
 
-    seeds -> scenes -> image, and image with the ray drawn -> vision tower -> tokens -> linear head -> dense loss
+    seeds -> scenes -> image, and image with the ray drawn -> vision tower -> tokens -> linear heads -> dense loss
                                                               (trained)                 (thrown away)
 
-A model of this size learns no vision from transcripts alone in minutes. The language model is left as it is, and no
-other training in this project uses this loss.
+Every token learns what lies in its own cell (policy.cell_labels), and where hand, finger and target lie in the whole
+scene (policy.scene_labels), so that the language model finds them in whichever token it looks at. A model of this size
+learns no vision from transcripts alone in minutes. The language model is left as it is, and no other training in this
+project uses these losses.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pointing.drawing import draw_ray, resize
 from pointing.scenes import Scene, SceneOptions, render, seeds
 from policy.cell_labels import CellHead, cell_loss, label
 from policy.info import read_info
+from policy.scene_labels import SceneHead, label_scenes, scene_loss
 from policy.vision import ImageStats, install_fast_vision, patchify, read_image_stats
 
 CELLS = 4  # tokens a side: images of 112 pixels, or 128 for Qwen3-VL
@@ -58,7 +61,7 @@ def ground(
         samples: images seen, two for each scene; rounded down to whole batches.
         batch_rows: images in a step, an even number.
         lr: at the peak; linear warm-up, then a cosine.
-        seed: of the head's weights, of the scenes and of the jitter of the rays.
+        seed: of the heads' weights, of the scenes and of the jitter of the rays.
 
     Raises ValueError when there is not a whole batch of samples or `batch_rows` is odd.
     """
@@ -74,14 +77,17 @@ def ground(
     install_fast_vision(tower)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = CellHead(model.config.text_config.hidden_size)
-    trained = [*tower.parameters(), *head.parameters()]
+        width = model.config.text_config.hidden_size
+        cell_head, scene_head = CellHead(width), SceneHead(width)
+    trained = [*tower.parameters(), *cell_head.parameters(), *scene_head.parameters()]
     optimiser = torch.optim.AdamW(trained, lr=lr, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warmup_cosine(step, steps))
     losses: list[float] = []
     for scenes, images in _batches(steps, batch_rows // 2, CELLS * info.family.grid, seed):
         tokens = _tokens(tower, images, stats)
-        loss = cell_loss(head(tokens), label([*scenes, *scenes], CELLS), len(images))
+        twice = [*scenes, *scenes]
+        loss = cell_loss(cell_head(tokens), label(twice, CELLS), len(images))
+        loss = loss + scene_loss(scene_head(tokens), label_scenes(twice, CELLS), CELLS)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(tower.parameters(), MAX_GRAD_NORM)
