@@ -7,6 +7,7 @@ a message arrive there as lists).
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import warnings
@@ -37,6 +38,9 @@ from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from actors.engine import Completion, Request
 from schemas.config import Engine as EngineConfig
+
+# The CPU build's worker warns twice of each request that it will not change its threads.
+logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
 
 BACKEND = "pointvg_object_store"
 FORBIDDEN = "pointvg_forbidden_ids"

@@ -60,6 +60,7 @@ def forget(engine: VllmEngine) -> None:
     """Both sides start from empty caches."""
     engine._engine.reset_prefix_cache()
     engine._engine.reset_encoder_cache()
+    engine._engine.reset_mm_cache()  # of what the processor made of each image
 
 
 def replay(engine: VllmEngine, recorded: Recorder) -> float:

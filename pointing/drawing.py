@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import io
+import struct
+import zlib
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from pointing.coordinates import Size
 from pointing.geometry import Point, clip_segment, distance
 
 MAX_PIXELS = 64_000_000
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_TRUECOLOUR, _FILTER_UP = 2, 2
 
 
 class ImageError(ValueError):
@@ -46,10 +51,26 @@ def _load(source: str | Path | io.BytesIO, name: str, max_pixels: int) -> Image.
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """Lossless bytes of an image. Fast rather than small: these bytes live for one step."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
+    """Lossless bytes of an RGB image: one PNG (W3C PNG, third edition, sections 5 and 9).
+
+    Fast, since these bytes live for one step: every line has the filter "up", where Pillow tries five on each, which
+    takes two to three times as long and is hardly smaller.
+    """
+    pixels = np.asarray(image.convert("RGB"))
+    lines = np.empty((image.height, 1 + 3 * image.width), np.uint8)
+    lines[:, 0] = _FILTER_UP
+    lines[:, 1:] = pixels.reshape(image.height, -1)
+    lines[1:, 1:] -= pixels[:-1].reshape(image.height - 1, -1)
+    header = struct.pack(">IIBBBBB", image.width, image.height, 8, _TRUECOLOUR, 0, 0, 0)
+    return b"".join(
+        (_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(lines, 1)), _chunk(b"IEND", b""))
+    )
+
+
+def _chunk(kind: bytes, content: bytes) -> bytes:
+    return b"".join(
+        (struct.pack(">I", len(content)), kind, content, struct.pack(">I", zlib.crc32(content, zlib.crc32(kind))))
+    )
 
 
 def digest(png: bytes) -> str:
