@@ -63,7 +63,7 @@ def encode_png(image: Image.Image) -> bytes:
     lines[1:, 1:] -= pixels[:-1].reshape(image.height - 1, -1)
     header = struct.pack(">IIBBBBB", image.width, image.height, 8, _TRUECOLOUR, 0, 0, 0)
     return b"".join(
-        (_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(lines, 1)), _chunk(b"IEND", b""))
+        (_SIGNATURE, _chunk(b"IHDR", header), _chunk(b"IDAT", zlib.compress(lines.tobytes(), 1)), _chunk(b"IEND", b""))
     )
 
 
