@@ -1,4 +1,4 @@
-"""One line of numbers per step: JSONL for machines, TensorBoard for charts, Rich or plain lines for people."""
+"""One line of numbers per step: JSONL and Ray's metrics for machines, TensorBoard for charts, lines for people."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from orchestrator.assemble import Assembled
+from orchestrator.gauges import Gauges
 from policy.learner import UpdateReport
 from schemas.batch import SCORE_TERMS
 
@@ -66,11 +67,12 @@ def _rows_by_group(table: pa.Table) -> dict[str, list[int]]:
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl and TensorBoard; a resumed run continues both."""
+    """Appends to metrics.jsonl and TensorBoard, which a resumed run continues, and sets the run's gauges."""
 
     def __init__(self, folder: Path) -> None:
         self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._gauges = Gauges(folder.name)
 
     def write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         """One record: `kind` is "train" or "validation". A number that is not finite is written as null."""
@@ -80,6 +82,7 @@ class MetricsLog:
         self._file.flush()
         for key, value in numbers.items():
             self._board.add_scalar(f"{kind}/{key}", value, step)
+        self._gauges.show(kind, step, numbers)
 
     def close(self) -> None:
         """Flushes both."""
