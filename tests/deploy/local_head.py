@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -100,19 +101,23 @@ def started(group: Group, folder: Path, values: dict[str, str]) -> Generator[Hea
     parameters = [f"--{key}={value}" for key, value in {**own, **group.spec["rayStartParams"]}.items()]
     labels = [f"--labels={k}={v}" for k, v in group.spec.get("labels", {}).items()]
     head = Head(folder, environment, dashboard, agent, metrics)
+    # A folder of its own, with a short name for its sockets: in its usual one Ray notes the last head, and whoever then
+    # calls ray.init() joins that.
+    temporary = tempfile.mkdtemp(prefix="ray-")
     with (folder / "ray.log").open("w") as log:
         process = subprocess.Popen(
-            [ray, "start", "--head", "--block", *parameters, *labels],
+            [ray, "start", "--head", "--block", f"--temp-dir={temporary}", *parameters, *labels],
             cwd=folder,
             env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
     try:
-        _wait_until_ready(head, process, group.ray["readinessProbe"]["httpGet"]["path"])
+        _wait_until_alive(head, process, group.ray["livenessProbe"]["httpGet"]["path"])
         yield head
     finally:
         _stop(process)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -125,8 +130,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait(timeout=30)
 
 
-def _wait_until_ready(head: Head, process: subprocess.Popen[bytes], path: str) -> None:
-    """The readiness probe, which has no token."""
+def _wait_until_alive(head: Head, process: subprocess.Popen[bytes], path: str) -> None:
+    """Asks what the liveness probe asks, without a token."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, (head.folder / "ray.log").read_text()
