@@ -110,7 +110,10 @@ def _optimiser_step(joined: pa.Table, rows: Ints, number: int, plan: BatchPlan, 
     rank = np.empty(len(rows), dtype=np.int32)
     micro = np.empty(len(rows), dtype=np.int32)
     rank[longest_first] = np.where(lap % 2 == 0, seat, plan.ranks - 1 - seat)
-    micro[longest_first] = lap // plan.micro_batch_rows
+    for seated in range(plan.ranks):
+        own = np.flatnonzero(rank == seated)
+        for place, part in enumerate(plan.micro_batches.fill(lengths[own].tolist())):
+            micro[own[part]] = place
     columns: dict[str, Any] = {name: table.column(name) for name in batch.TRAINING.names if name in table.column_names}
     columns |= {
         "optimiser_step": np.full(len(rows), number, dtype=np.int32),

@@ -198,6 +198,7 @@ class LearnerRole:
     def __init__(self, config: TrainConfig, total_steps: int) -> None:
         resources = config.resources
         self._start_timeout_s = resources.start_timeout_s
+        self._ranks_of_a_copy = config.learner.sharding.ranks or resources.learner_ranks
         self.group = ActorGroup.spawn(
             "learner",
             LearnerActor,
@@ -231,8 +232,8 @@ class LearnerRole:
         self.group.call("send_weights")
 
     def local_shards(self) -> list[Any]:
-        """A reference to each rank's rows of the parameters, in order of rank."""
-        return [actor.local_shards.remote() for actor in self.group.actors]
+        """A reference to each rank's rows of the parameters, in order of rank; those of one copy if there are more."""
+        return [actor.local_shards.remote() for actor in self.group.actors[: self._ranks_of_a_copy]]
 
     @timed("checkpoint")
     def save(self, folder: str, extra: dict[str, Any]) -> None:

@@ -122,6 +122,6 @@ def _tables(rows: list[Supervised], rank: int, config: SftConfig) -> tuple[Any, 
     if dist.is_initialized():
         dist.all_reduce(targets)
     training, images = to_tables(
-        rows, rank=rank, micro_batch_rows=config.learner.micro_batch_rows, denominator=float(targets)
+        rows, rank=rank, micro_batches=config.learner.micro_batches, denominator=float(targets)
     )
     return training, [images]

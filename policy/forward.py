@@ -77,14 +77,17 @@ class PolicyModule(Backbone):
         The entropy is of the distribution that the target was drawn from. It carries a gradient if `with_entropy`;
         otherwise it is computed beside the graph, for the log.
         """
-        selected = self.hidden_states(inputs)
-        n, chunk = inputs.n_targets, max(1, CHUNK_LOGITS // self._forbidden.numel())
-        if n <= chunk:
-            return self._score(selected, inputs.target_ids, with_entropy)
+        return self.score(self.hidden_states(inputs), inputs.target_ids, with_entropy)
+
+    def score(self, hidden: Tensor, ids: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor]:
+        """The same from the hidden states [N, H] that predict `ids` [N]; holds CHUNK_LOGITS logits at most."""
+        chunk = max(1, CHUNK_LOGITS // self._forbidden.numel())
+        if len(ids) <= chunk:
+            return self._score(hidden, ids, with_entropy)
         parts: list[tuple[Tensor, Tensor]] = [
             # Recomputing a chunk in the backward pass is what keeps only one chunk's logits alive.
-            checkpoint(self._score, hidden_part, ids, with_entropy, use_reentrant=False)  # type: ignore[misc]
-            for hidden_part, ids in zip(selected.split(chunk), inputs.target_ids.split(chunk), strict=True)
+            checkpoint(self._score, hidden_part, ids_part, with_entropy, use_reentrant=False)  # type: ignore[misc]
+            for hidden_part, ids_part in zip(hidden.split(chunk), ids.split(chunk), strict=True)
         ]
         return torch.cat([logprobs for logprobs, _ in parts]), torch.cat([entropy for _, entropy in parts])
 

@@ -24,7 +24,16 @@ from policy.model import load
 from policy.objective import SUMS, Objective
 from policy.report import StepReport, UpdateReport, reduce_step, summarise
 from policy.scorer import Floats, Scorer
-from policy.sharding import Array, default_device, local_shards, place, rank, refuse_bfloat16_alone, world_size
+from policy.sharding import (
+    Array,
+    compile_blocks,
+    default_device,
+    local_shards,
+    place,
+    rank,
+    refuse_bfloat16_alone,
+    world_size,
+)
 from policy.steps import NonFiniteError, Steps
 from policy.training_batch import Plan, TrainingBatch, scatter
 from schemas.config import Algorithm, Learner, Model
@@ -62,7 +71,9 @@ class PolicyLearner:
         loaded = load(model, device=self._device, sharded=dist.is_initialized(), seed=seed)
         self._collator = Collator(loaded.image_token_id, loaded.image_stats, learner.layout)
         self.policy = PolicyModule(loaded, temperature)
-        place(self.policy, model.dtype, self._device)
+        if learner.compile:
+            compile_blocks(self.policy)
+        place(self.policy, model, learner.sharding, self._device, seed)
         self._steps = Steps(
             self.policy,
             learner.optimiser,
@@ -70,7 +81,7 @@ class PolicyLearner:
             max_nonfinite_steps=learner.max_nonfinite_steps,
             section="learner",
         )
-        self._scorer = Scorer(self.policy, self._collator, learner.micro_batch_rows, self._device)
+        self._scorer = Scorer(self.policy, self._collator, learner.micro_batches, self._device)
         self._objective = Objective(algorithm)
 
     @property
@@ -88,11 +99,9 @@ class PolicyLearner:
         """A model that is only read, such as the reference; see Scorer."""
         return Scorer.frozen(model, learner, temperature, device or default_device())
 
-    def logprobs(
-        self, table: pa.Table, images: Sequence[pa.Table], micro_batch_rows: int | None = None
-    ) -> list[Floats]:
+    def logprobs(self, table: pa.Table, images: Sequence[pa.Table]) -> list[Floats]:
         """Log-probabilities of the trained ids under the current policy; see Scorer.logprobs."""
-        return self._scorer.logprobs(table, images, micro_batch_rows)
+        return self._scorer.logprobs(table, images)
 
     def update(self, table: pa.Table, images: Sequence[pa.Table], kl_coefficient: float) -> UpdateReport:
         """Takes the optimiser steps that the table plans. Every rank calls it with the same coefficient.

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from pointing.coordinates import Family
 from policy.info import read_info, read_tokenizer
 from policy.turns import ChatFormat
 from policy.vision import ImageStats, install_fast_vision, read_image_stats
+from policy.weights import initial_adapter, is_adapter
 from schemas.config import Lora, Model
 
 
@@ -45,7 +54,7 @@ def load(
         config: the model section.
         device: where the network will compute.
         trainable: False loads a model that is only read, without adapters or gradients.
-        sharded: leave the weights on the CPU; sharding moves one block at a time, so no device holds them all.
+        sharded: build it on the meta device, without weights: sharding comes first, then `policy.weights.fill`.
         seed: of the adapters' initial weights; the same on every rank.
 
     Raises FileNotFoundError or ValueError naming the folder and the remedy when it is no supported checkpoint.
@@ -58,14 +67,7 @@ def load(
     info = read_info(config.path)
     tokenizer = read_tokenizer(config.path, trust_remote_code=config.trust_remote_code)
     master = torch.float32 if trainable and config.lora is None else getattr(torch, config.dtype)
-    model: Any = AutoModelForImageTextToText.from_pretrained(
-        config.path,
-        dtype=master,
-        attn_implementation=config.attention,
-        trust_remote_code=config.trust_remote_code,
-    )
-    if not sharded:
-        model.to(device)
+    model: Any = _without_weights(config, master) if sharded else _with_weights(config, master).to(device)
     fast_vision = device == "cpu" and config.attention == "sdpa"
     if fast_vision:
         install_fast_vision(model.model.visual)
@@ -99,19 +101,43 @@ def vision_tower(model: PreTrainedModel | PeftModel) -> Any:
     return base_model(model).model.visual
 
 
+def _with_weights(config: Model, dtype: torch.dtype) -> Any:
+    return AutoModelForImageTextToText.from_pretrained(
+        config.path,
+        dtype=dtype,
+        attn_implementation=config.attention,
+        trust_remote_code=config.trust_remote_code,
+    )
+
+
+def _without_weights(config: Model, dtype: torch.dtype) -> Any:
+    """The same model with parameters on the meta device. Buffers are computed: no checkpoint holds them."""
+    settings = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
+    with init_empty_weights(include_buffers=False):
+        model: Any = AutoModelForImageTextToText.from_config(
+            settings, dtype=dtype, attn_implementation=config.attention, trust_remote_code=config.trust_remote_code
+        )
+    model.tie_weights()  # what was one parameter became two when it was moved
+    if (Path(config.path) / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(config.path)
+    return model.eval()
+
+
 def _with_adapters(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # every rank must draw the same adapters
-        adapted = get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=0.0,  # the sampler has no dropout, and the ratio would see it
-                target_modules=targets,
-                exclude_modules=lora.exclude,
-            ),
-        )
+    adapted = get_peft_model(
+        model,
+        LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=0.0,  # the sampler has no dropout, and the ratio would see it
+            target_modules=targets,
+            exclude_modules=lora.exclude,
+        ),
+    )
     assert isinstance(adapted, PeftModel)
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if is_adapter(name) and not weight.is_meta:
+                weight.copy_(initial_adapter(name, weight.shape, seed))
     return adapted

@@ -14,6 +14,7 @@ from policy.forward import PolicyModule, token_logprobs
 from policy.model import load
 from policy.sharding import most_over_ranks
 from schemas.config import Learner, Model
+from schemas.micro_batches import MicroBatches
 
 Floats = npt.NDArray[np.float32]
 
@@ -25,30 +26,25 @@ class TokenReader:
     """A network that is only read."""
 
     def __init__(
-        self, read: Callable[[ModelInputs], Tensor], collator: Collator, micro_batch_rows: int, device: str
+        self, read: Callable[[ModelInputs], Tensor], collator: Collator, micro_batches: MicroBatches, device: str
     ) -> None:
         """`read` gives one number for each target of a forward pass, [N] without a graph."""
         self._read = read
         self._collator = collator
-        self._rows = micro_batch_rows
+        self._micro_batches = micro_batches
         self._device = device
 
-    def per_token(
-        self, table: pa.Table, images: Sequence[pa.Table], micro_batch_rows: int | None = None
-    ) -> list[Floats]:
+    def per_token(self, table: pa.Table, images: Sequence[pa.Table]) -> list[Floats]:
         """The number of each trained id, one array per row aligned with `token_ids`, 0 where the mask is 0.
 
         Args:
             table: ROLLOUT or TRAINING rows. Where the network is sharded, each rank may give rows of its own, and all
                 ranks must call.
             images: IMAGES tables that hold every digest of the rows.
-            micro_batch_rows: rows of one forward pass; the reader's setting if None.
         """
         rows = rows_of(table)
         cache = PixelCache.from_tables(images)
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row].ids))  # similar lengths, little padding
-        size = micro_batch_rows or self._rows
-        parts = [order[start : start + size] for start in range(0, len(order), size)]
+        parts = self._micro_batches.fill([len(row.ids) for row in rows])
         [n_parts] = most_over_ranks([len(parts)], self._device)
         found: list[Floats] = [np.zeros(len(row.ids), dtype=np.float32) for row in rows]
         for part in parts:
@@ -68,18 +64,16 @@ class TokenReader:
 class Scorer(TokenReader):
     """Log-probabilities under a policy: the reference's, or those before an update."""
 
-    def __init__(self, policy: PolicyModule, collator: Collator, micro_batch_rows: int, device: str) -> None:
-        super().__init__(lambda inputs: token_logprobs(policy, inputs), collator, micro_batch_rows, device)
+    def __init__(self, policy: PolicyModule, collator: Collator, micro_batches: MicroBatches, device: str) -> None:
+        super().__init__(lambda inputs: token_logprobs(policy, inputs), collator, micro_batches, device)
 
     @classmethod
     def frozen(cls, model: Model, learner: Learner, temperature: float, device: str) -> Scorer:
         """Loads a model that no one trains, in its own dtype, for this process alone."""
         loaded = load(model, device=device, trainable=False)
         collator = Collator(loaded.image_token_id, loaded.image_stats, learner.layout)
-        return cls(PolicyModule(loaded, temperature).to(device), collator, learner.micro_batch_rows, device)
+        return cls(PolicyModule(loaded, temperature).to(device), collator, learner.micro_batches, device)
 
-    def logprobs(
-        self, table: pa.Table, images: Sequence[pa.Table], micro_batch_rows: int | None = None
-    ) -> list[Floats]:
+    def logprobs(self, table: pa.Table, images: Sequence[pa.Table]) -> list[Floats]:
         """Log-probability of each trained id; see per_token."""
-        return self.per_token(table, images, micro_batch_rows)
+        return self.per_token(table, images)

@@ -18,12 +18,13 @@ import torch.distributed as dist
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from policy.forward import Backbone, PolicyModule
 from policy.model import base_model, vision_tower
-from schemas.config import DType
+from policy.weights import fill, hf_name
+from schemas.config import DType, Model, Sharding
 
 Array = npt.NDArray[np.floating[Any]]
 
@@ -36,8 +37,9 @@ def blocks(network: Backbone) -> list[nn.Module]:
     return [*vision_tower(network.model).blocks, *base_model(network.model).model.language_model.layers]
 
 
-def shard(network: Backbone, mesh: DeviceMesh, dtype: DType) -> None:
-    """Shards the network in place over a one-dimensional mesh and moves it to the mesh's device.
+def shard(network: Backbone, mesh: DeviceMesh, dtype: DType, *, cpu_offload: bool = False) -> None:
+    """Shards the network in place over the last dimension of a mesh, with copies along the one before, if there is one.
+    Parameters on the meta device stay there.
 
     With "bfloat16", parameters are gathered and used in bfloat16 while the shards, gradients' sums and optimiser state
     stay float32.
@@ -47,16 +49,35 @@ def shard(network: Backbone, mesh: DeviceMesh, dtype: DType) -> None:
         precision = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     else:
         precision = MixedPrecisionPolicy()
-    for block in blocks(network):
-        fully_shard(block, mesh=mesh, mp_policy=precision)
-    fully_shard(network, mesh=mesh, mp_policy=precision)
+    offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if cpu_offload else OffloadPolicy()
+    for module in [*blocks(network), network]:
+        fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
 
 
-def place(network: Backbone, dtype: DType, device: str) -> None:
-    """Moves the network to the device; in a process group, sharded over all of its ranks."""
+def place(network: Backbone, model: Model, sharding: Sharding, device: str, seed: int) -> None:
+    """Makes a network from policy.model.load ready to train: on the device, or sharded over the ranks of the group.
+
+    A sharded one gets its weights from `model.path` only now; `seed` is that of its adapters. Every rank must call it.
+    """
     if dist.is_initialized():
-        shard(network, init_device_mesh(device, (world_size(),), mesh_dim_names=("ranks",)), dtype)
-    network.to(device)
+        shard(network, _mesh(sharding.ranks or world_size(), device), model.dtype, cpu_offload=sharding.cpu_offload)
+        fill(network, model.path, seed, "cpu" if sharding.cpu_offload else device)
+    else:
+        network.to(device)
+
+
+def _mesh(ranks: int, device: str) -> DeviceMesh:
+    """Consecutive ranks share a copy, so that it stays on a node where ranks are dealt node by node."""
+    copies = world_size() // ranks
+    if copies == 1:
+        return init_device_mesh(device, (ranks,), mesh_dim_names=("shards",))
+    return init_device_mesh(device, (copies, ranks), mesh_dim_names=("copies", "shards"))
+
+
+def compile_blocks(network: Backbone) -> None:
+    """Compiles every block by itself: they are alike, so one compilation serves all. Before sharding."""
+    for block in blocks(network):
+        block.compile()
 
 
 def refuse_bfloat16_alone(dtype: DType) -> None:
@@ -145,15 +166,15 @@ def full_weights(policy: PolicyModule) -> dict[str, Array]:
 
 def named_weights(policy: PolicyModule) -> dict[str, Tensor]:
     """Every weight, sharded or not, by Hugging Face name; an adapter by the name of its weight and a suffix."""
-    return {_hf_name(name): value for name, value in policy.model.state_dict().items()}
+    return {_travel_name(name): value for name, value in policy.model.state_dict().items()}
 
 
-def _hf_name(name: str) -> str:
+def _travel_name(name: str) -> str:
     """
-    >>> _hf_name("base_model.model.model.layers.0.q_proj.lora_A.default.weight")
+    >>> _travel_name("base_model.model.model.layers.0.q_proj.lora_A.default.weight")
     'model.layers.0.q_proj.weight:lora_A'
     """
-    name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    name = hf_name(name)
     for suffix in (LORA_A, LORA_B):
         name = name.replace(f".{suffix[1:]}.default.weight", f".weight{suffix}")
     return name
@@ -163,7 +184,7 @@ def _scales(policy: PolicyModule) -> dict[str, Array]:
     if not isinstance(policy.model, PeftModel):
         return {}
     return {
-        _hf_name(f"{name}.weight") + LORA_SCALE: np.asarray(module.scaling["default"], dtype=np.float32)
+        _travel_name(f"{name}.weight") + LORA_SCALE: np.asarray(module.scaling["default"], dtype=np.float32)
         for name, module in policy.model.named_modules()
         if hasattr(module, "lora_A")
     }

@@ -17,6 +17,7 @@ from policy.seen import encode, see
 from policy.turns import ChatFormat
 from schemas import batch
 from schemas.config import Data
+from schemas.micro_batches import MicroBatches
 from schemas.task import Task
 
 
@@ -58,7 +59,7 @@ def supervised(task: Task, info: ModelInfo, chat: ChatFormat, data: Data) -> Sup
 
 
 def to_tables(
-    rows: Sequence[Supervised], *, rank: int, micro_batch_rows: int, denominator: float
+    rows: Sequence[Supervised], *, rank: int, micro_batches: MicroBatches, denominator: float
 ) -> tuple[pa.Table, pa.Table]:
     """TRAINING rows of one rank, with an advantage of 1 on every target, and their IMAGES.
 
@@ -66,6 +67,10 @@ def to_tables(
     """
     ledgers = [row.ledger for row in rows]
     masks = [ledger.mask() for ledger in ledgers]
+    micro_batch = [0] * len(rows)
+    for number, part in enumerate(micro_batches.fill([len(mask) for mask in masks])):
+        for row in part:
+            micro_batch[row] = number
     training = pa.table(
         {
             "trajectory_id": [row.task_id for row in rows],
@@ -79,7 +84,7 @@ def to_tables(
             "advantages": masks,
             "optimiser_step": [0] * len(rows),
             "rank": [rank] * len(rows),
-            "micro_batch": [row // micro_batch_rows for row in range(len(rows))],
+            "micro_batch": micro_batch,
             "denominator": [denominator] * len(rows),
         },
         schema=batch.TRAINING,

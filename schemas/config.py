@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from schemas.method import DynamicSampling, Mismatch, Overlong
+from schemas.micro_batches import MicroBatches
 from schemas.scoring import RewardRules
 from schemas.service import ServiceOptions
 from schemas.task import Record
@@ -285,15 +286,44 @@ class Optimiser(Record):
         return self
 
 
+class Sharding(Record):
+    """How the trained parameters lie on the ranks."""
+
+    ranks: PositiveInt | None = None  # ranks that share one copy, on one node say; others hold copies. None: all ranks
+    cpu_offload: bool = False  # shards, gradients and optimiser in host memory; the step runs on the CPU
+
+
 class Learner(Record):
     """How a batch becomes optimiser steps. Rows are trajectories."""
 
     optimiser: Optimiser = Optimiser()
     epochs: PositiveInt = 1
     mini_batches: PositiveInt = 1  # optimiser steps per epoch over one batch
-    micro_batch_rows: PositiveInt = 16  # rows in one forward pass of one rank
+    # Of one forward pass of one rank. With micro_batch_tokens, rows are not limited unless they are set too.
+    micro_batch_rows: PositiveInt | None = 16
+    micro_batch_tokens: PositiveInt | None = None
     layout: Literal["padded", "packed"] = "padded"
+    sharding: Sharding = Sharding()
+    compile: bool = False  # torch.compile of every block; GPUs only
     max_nonfinite_steps: NonNegativeInt = 5  # skipped steps in a row before the run stops
+
+    @property
+    def micro_batches(self) -> MicroBatches:
+        """The limits of one forward pass."""
+        return MicroBatches(self.micro_batch_rows, self.micro_batch_tokens, packed=self.layout == "packed")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tokens_instead(cls, given: Any) -> Any:
+        if isinstance(given, dict) and cast("dict[str, Any]", given).get("micro_batch_tokens") is not None:
+            return {"micro_batch_rows": None, **cast("dict[str, Any]", given)}
+        return given
+
+    @model_validator(mode="after")
+    def _limited(self) -> Learner:
+        if self.micro_batch_rows is None and self.micro_batch_tokens is None:
+            raise ValueError("micro_batch_rows=null without micro_batch_tokens limits nothing; set one of them")
+        return self
 
 
 class Validation(Record):
@@ -373,8 +403,8 @@ class Trainer(Record):
 class BatchPlan:
     """What one step does, in numbers; printed at start.
 
-    >>> BatchPlan(32, 8, 2, 1, 1, 16).micro_batches_per_rank
-    8
+    >>> BatchPlan(32, 8, 2, 1, 1, MicroBatches(16)).rows_per_rank
+    128
     """
 
     tasks: int
@@ -382,7 +412,7 @@ class BatchPlan:
     ranks: int
     epochs: int
     mini_batches: int
-    micro_batch_rows: int
+    micro_batches: MicroBatches
 
     @property
     def trajectories(self) -> int:
@@ -399,16 +429,12 @@ class BatchPlan:
         """Most rows that one rank sees in one optimiser step."""
         return -(-self.trajectories // (self.mini_batches * self.ranks))
 
-    @property
-    def micro_batches_per_rank(self) -> int:
-        """Forward passes of one rank in one optimiser step."""
-        return -(-self.rows_per_rank // self.micro_batch_rows)
-
     def __str__(self) -> str:
         return (
             f"{self.tasks} tasks x {self.samples} samples = {self.trajectories} trajectories a step; "
             f"{self.optimiser_steps} optimiser step(s) of {-(-self.trajectories // self.mini_batches)} trajectories; "
-            f"{self.ranks} rank(s) x {self.micro_batches_per_rank} micro-batch(es) of up to {self.micro_batch_rows}"
+            f"{self.ranks} rank(s), {self.rows_per_rank} trajectories each, in micro-batches of up to "
+            f"{self.micro_batches}"
         )
 
 
@@ -417,6 +443,19 @@ def _require_float32(run: Run, types: Mapping[str, DType]) -> None:
     for field, dtype in types.items():
         if run.deterministic and dtype != "float32":
             raise ValueError(f"run.deterministic=true needs {field}=float32, it is {dtype!r}; change one of them")
+
+
+def _refuse_learner(learner: Learner, resources: Resources) -> None:
+    """Raises ValueError where the learner's options do not fit its ranks."""
+    copy = learner.sharding.ranks
+    if copy is not None and resources.learner_ranks % copy:
+        raise ValueError(
+            f"resources.learner_ranks={resources.learner_ranks} is no multiple of learner.sharding.ranks={copy}; "
+            "change one of them"
+        )
+    for name, asked in (("sharding.cpu_offload", learner.sharding.cpu_offload), ("compile", learner.compile)):
+        if asked and not resources.gpus_per_learner:
+            raise ValueError(f"learner.{name} has no effect without GPUs; set resources.gpus_per_learner or remove it")
 
 
 class TrainConfig(Record):
@@ -443,7 +482,7 @@ class TrainConfig(Record):
             ranks=self.resources.learner_ranks,
             epochs=self.learner.epochs,
             mini_batches=self.learner.mini_batches,
-            micro_batch_rows=self.learner.micro_batch_rows,
+            micro_batches=self.learner.micro_batches,
         )
 
     @property
@@ -482,12 +521,19 @@ class TrainConfig(Record):
                 f"rollout.samples_per_task=1 with algorithm.advantage={self.algorithm.advantage!r}: a group of one "
                 "has no advantage; draw at least 2 samples, or use reinforce_plus_plus or remax"
             )
+        tokens = self.learner.micro_batch_tokens
+        if tokens is not None and tokens < self.rollout.engine.max_model_len:
+            raise ValueError(
+                f"learner.micro_batch_tokens={tokens} is less than one trajectory may have "
+                f"(rollout.engine.max_model_len={self.rollout.engine.max_model_len}); raise one or lower the other"
+            )
         per_step = plan.trajectories // plan.mini_batches
         if plan.trajectories % plan.mini_batches or per_step % plan.ranks:
             raise ValueError(
                 f"{plan.trajectories} trajectories do not divide into learner.mini_batches={plan.mini_batches} x "
                 f"resources.learner_ranks={plan.ranks}; change rollout.tasks_per_step, samples_per_task or mini_batches"
             )
+        _refuse_learner(self.learner, self.resources)
         if self.model.lora is not None and self.resources.weight_transfer == "nccl":
             raise ValueError(
                 "resources.weight_transfer='nccl' sends weights as they are, and model.lora needs them merged; use "
@@ -527,6 +573,7 @@ class SftConfig(Record):
                 f"trainer.batch_rows={self.trainer.batch_rows} does not divide by "
                 f"resources.learner_ranks={self.resources.learner_ranks}; change one of them"
             )
+        _refuse_learner(self.learner, self.resources)
         if self.learner.epochs != 1 or self.learner.mini_batches != 1:
             raise ValueError(
                 "learner.epochs and learner.mini_batches belong to stage 2 and have no effect here; set trainer.samples"

@@ -18,6 +18,7 @@ from orchestrator.shaping import shaped_rewards
 from schemas import batch
 from schemas.config import Adaptive, Advantage, Algorithm, BatchPlan, Kl, Loss
 from schemas.method import Overlong
+from schemas.micro_batches import MicroBatches
 
 
 def rollout(lengths: list[int], samples: int) -> pa.Table:
@@ -81,7 +82,7 @@ def by_id(out: Assembled) -> dict[str, list[float]]:
     return dict(zip(*(out.training.column(name).to_pylist() for name in ("trajectory_id", "advantages")), strict=True))
 
 
-PLAN = BatchPlan(tasks=2, samples=2, ranks=2, epochs=1, mini_batches=1, micro_batch_rows=1)
+PLAN = BatchPlan(tasks=2, samples=2, ranks=2, epochs=1, mini_batches=1, micro_batches=MicroBatches(1))
 
 
 def test_advantages_stand_on_sampled_tokens_only() -> None:
@@ -107,7 +108,7 @@ def test_the_adaptive_weight_multiplies_and_its_average_moves() -> None:
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "grpo_passk", "rloo"])
 def test_an_advantage_of_the_whole_trajectory_is_exactly_its_function_times_the_weight(name: Any) -> None:
     rewards = [0.1, 0.7, 9.3, 1 / 3, 0.1, 5.0]
-    plan = BatchPlan(tasks=2, samples=3, ranks=1, epochs=1, mini_batches=1, micro_batch_rows=8)
+    plan = BatchPlan(tasks=2, samples=3, ranks=1, epochs=1, mini_batches=1, micro_batches=MicroBatches(8))
     out = run([5, 9, 4, 7, 5, 6], rewards, plan, Algorithm(advantage=name, adaptive=Adaptive()))
     scored, groups = torch.tensor(rewards, dtype=torch.float64), torch.tensor([0, 0, 0, 1, 1, 1])
     values = (getattr(algorithms.advantages, name)(scored, groups).numpy() * out.weights).astype(np.float32)
@@ -204,9 +205,9 @@ def test_advantages_do_not_depend_on_the_split(name: Any) -> None:
     lengths, rewards = [5, 9, 4, 7, 5, 6, 12, 8], [0.1, 0.7, 9.3, 0.3, 0.2, 5.0, 5.0, 1.0]
     greedy = {f"g{i}": 0.5 * i for i in range(4)} if name == "remax" else None
     algorithm = Algorithm(advantage=name)
-    whole = by_id(run(lengths, rewards, BatchPlan(4, 2, 1, 1, 1, 8), algorithm, greedy=greedy))
+    whole = by_id(run(lengths, rewards, BatchPlan(4, 2, 1, 1, 1, MicroBatches(8)), algorithm, greedy=greedy))
     for ranks, mini, micro, shards in [(2, 1, 1, 3), (1, 4, 2, 8), (2, 2, 3, 2)]:
-        plan = BatchPlan(4, 2, ranks, 2, mini, micro)
+        plan = BatchPlan(4, 2, ranks, 2, mini, MicroBatches(micro))
         assert by_id(run(lengths, rewards, plan, algorithm, shards=shards, greedy=greedy)) == whole
 
 
@@ -290,7 +291,10 @@ def test_every_row_is_dealt_once_per_epoch_and_work_is_even(data: st.DataObject)
     samples = data.draw(st.sampled_from([2, 4]))
     ranks, mini = data.draw(st.sampled_from([1, 2])), data.draw(st.sampled_from([1, 2]))
     tasks = data.draw(st.integers(1, 4)) * mini
-    plan = BatchPlan(tasks, samples, ranks, data.draw(st.integers(1, 2)), mini, data.draw(st.integers(1, 5)))
+    limits = MicroBatches(
+        data.draw(st.integers(1, 5) | st.none()), data.draw(st.integers(10, 60)), packed=data.draw(st.booleans())
+    )
+    plan = BatchPlan(tasks, samples, ranks, data.draw(st.integers(1, 2)), mini, limits)
     count = plan.trajectories
     lengths = data.draw(st.lists(st.integers(4, 30), min_size=count, max_size=count))
     out = run(lengths, [float(i % 3) for i in range(count)], plan, shards=data.draw(st.integers(1, 3)))
@@ -307,7 +311,12 @@ def test_every_row_is_dealt_once_per_epoch_and_work_is_even(data: st.DataObject)
         assert len(rows) == len(groups) * samples  # whole groups
         per_rank = np.bincount([r["rank"] for r in rows], minlength=ranks)
         assert per_rank.max() - per_rank.min() <= 1
-        micro = [sorted({r["micro_batch"] for r in rows if r["rank"] == rank}) for rank in range(ranks)]
-        assert all(m == micro[0] for m in micro)  # ranks issue the same collectives
-        counts = np.bincount([r["rank"] * 1000 + r["micro_batch"] for r in rows])
-        assert counts.max() <= plan.micro_batch_rows
+        passes: dict[tuple[int, int], list[int]] = {}
+        for r in rows:
+            passes.setdefault((r["rank"], r["micro_batch"]), []).append(len(r["token_ids"]))
+        for rank in range(ranks):
+            numbers = sorted(number for seat, number in passes if seat == rank)
+            assert numbers == list(range(len(numbers)))  # none is skipped; ranks with fewer run idle ones
+        for held in passes.values():
+            tokens = sum(held) if limits.packed else len(held) * max(held)
+            assert len(held) == 1 or (tokens <= (limits.tokens or 0) and len(held) <= (limits.rows or len(held)))

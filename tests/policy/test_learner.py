@@ -12,9 +12,11 @@ from transformers import AutoModelForImageTextToText
 from policy import training_batch
 from policy.collate import PixelCache, rows_of
 from policy.learner import NonFiniteError, PolicyLearner
+from policy.scorer import Scorer
 from policy.tiny import build_tiny
 from policy.vision import install_fast_vision
 from schemas.config import Algorithm, Kl, Learner, Lora, Loss, Model, Optimiser
+from schemas.micro_batches import MicroBatches
 from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, replace, split
 
 KL = 0.05
@@ -24,6 +26,10 @@ SMOOTH = Optimiser(lr=1e-2, eps=1e-2, max_grad_norm=1e6)  # a large eps: roundin
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return str(build_tiny(tmp_path_factory.mktemp("tiny")))
+
+
+def scorer_of(learner, rows):
+    return Scorer(learner.policy, learner._collator, MicroBatches(rows), "cpu")
 
 
 def learner_of(folder, algorithm=None, *, optimiser=SMOOTH, layout="padded", temperature=1.0, **model):
@@ -112,7 +118,7 @@ def test_log_probabilities_are_aligned_with_the_ids(tiny):
         assert value.dtype == np.float32
         assert ((value != 0) == np.array(mask, dtype=bool)).all()
     for rows in (1, 5):
-        for a, b in zip(learner.logprobs(table, [images], rows), values, strict=True):
+        for a, b in zip(scorer_of(learner, rows).logprobs(table, [images]), values, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
     frozen = PolicyLearner.frozen(Model(path=tiny), Learner(), temperature=0.8, device="cpu")
     for a, b in zip(frozen.logprobs(table, [images]), values, strict=True):

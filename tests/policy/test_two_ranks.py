@@ -4,6 +4,7 @@ The ranks run once, in two_ranks.py; the tests compare what they left.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +16,12 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from policy.collate import rows_of
+from policy.model import base_model
 from policy.sharding import join_shards, merge_adapters
 from policy.tiny import build_tiny
 from schemas.config import Lora
 from tests.policy import two_ranks
-from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, split
+from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, replace, split
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,6 +36,7 @@ def ranks(folder):
     """What each of the two ranks found."""
     for architecture in ARCHITECTURES:
         build_tiny(folder / architecture, architecture)
+    untie(folder / "qwen2_5_vl", folder / "untied")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
@@ -59,6 +62,41 @@ def ranks(folder):
 @pytest.fixture
 def first(ranks):
     return ranks[0]
+
+
+def untie(tied: Path, out: Path) -> None:
+    """The same model with an output layer of its own, in two files named as the published large models' are."""
+    model = AutoModelForImageTextToText.from_pretrained(tied)
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    torch.manual_seed(5)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.lm_head.weight))
+    model.save_pretrained(out, max_shard_size="2MB")
+    assert (out / "model.safetensors.index.json").is_file()
+    for file in tied.iterdir():
+        if file.suffix in (".json", ".jinja") and not (out / file.name).exists():
+            shutil.copy2(file, out)
+
+
+@pytest.mark.parametrize("name", two_ranks.STARTS)
+def test_weights_streamed_to_the_shards_are_those_of_a_plain_load(folder, ranks, name):
+    """Bit for bit: parameters, buffers, ties and what generation reads; only rank 0 touched the file."""
+    architecture, options = two_ranks.STARTS[name]
+    plain = two_ranks.learner_of(folder / architecture, **options)
+    for rank in ranks:
+        found = rank[f"start_{name}"]
+        expected = dict(plain.policy.named_parameters())
+        assert found["weights"].keys() == expected.keys()
+        for key, weight in expected.items():
+            assert found["weights"][key].dtype == weight.dtype, key
+            assert torch.equal(found["weights"][key], weight), key
+        buffers = dict(plain.policy.named_buffers())
+        assert found["buffers"].keys() == buffers.keys()
+        assert all(torch.equal(found["buffers"][key], buffer) for key, buffer in buffers.items())
+        assert found["trained"] == {n for n, p in plain.policy.named_parameters() if p.requires_grad}
+        assert found["tied"] == (name != "untied")
+        assert found["generation"] == base_model(plain.policy.model).generation_config.to_dict()
+    assert [rank["start_read"] > 200 for rank in ranks] == [True, False]
+    assert ranks[1]["start_read"] == 0
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -112,6 +150,41 @@ def test_ranks_without_images_and_with_fewer_micro_batches(folder, ranks):
         for found, values in zip(rank["uneven_logprobs"], own, strict=True):
             np.testing.assert_allclose(found, values, atol=1e-4)
     assert [len(row.digests) for row in rows_of(table)] == [2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_passes_filled_with_tokens_train_as_fixed_rows_do(folder, ranks, layout):
+    """On two ranks with unequal numbers of passes, images on one alone, and on one rank: the same gradient."""
+    options = {"micro_batch_tokens": two_ranks.BUDGET, "layout": layout}
+    table, images = two_ranks.budgeted(folder / "qwen2_5_vl", options)
+    fixed = two_ranks.learner_of(folder / "qwen2_5_vl", learner={"micro_batch_rows": 1})
+    expected = two_ranks.recorded(fixed, split(table, 1, 1), images)
+    alone = two_ranks.learner_of(folder / "qwen2_5_vl", learner=options)
+    logprobs = alone.logprobs(table, [images])
+    found = two_ranks.recorded(alone, replace(table, rank=[0] * 6, micro_batch=[0, 0, 1, 1, 2, 2]), images)
+    assert_same_gradients(found["grads"], expected["grads"])
+    for number, rank in enumerate(ranks):
+        assert_same_gradients(rank[f"budget_{layout}"]["grads"], expected["grads"])
+        assert rank[f"budget_{layout}"]["report"] == pytest.approx(expected["report"], rel=1e-4, abs=1e-6)
+        own = logprobs[:4] if number == 0 else logprobs[4:]
+        for values, wanted in zip(rank[f"budget_{layout}"]["logprobs"], own, strict=True):
+            np.testing.assert_allclose(values, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["copies", "offload"])
+def test_copies_and_offload_change_nothing_but_where_things_lie(ranks, name):
+    table = ranks[0]["qwen2_5_vl"]
+    for rank in ranks:
+        assert_same_gradients(rank[name]["grads"], table["grads"])
+        assert rank[name]["report"] == pytest.approx(table["report"], rel=1e-4, abs=1e-6)
+        for key, weight in rank[name]["weights"].items():
+            assert torch.equal(rank[name]["loaded"][key], weight), key
+    expected = join_shards([rank["qwen2_5_vl"]["shards"] for rank in ranks])
+    shards = [rank[name]["shards"] for rank in ranks]
+    joined = join_shards(shards[:1] if name == "copies" else shards)
+    assert joined.keys() == expected.keys()
+    for key, weight in joined.items():
+        np.testing.assert_allclose(weight, expected[key], atol=2e-5, err_msg=key)
 
 
 def test_a_loss_that_is_not_finite_on_one_rank_is_skipped_on_both(ranks):

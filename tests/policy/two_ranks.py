@@ -9,27 +9,40 @@ import datetime
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
+from policy import weights as weights_module
 from policy.learner import PolicyLearner
+from policy.model import base_model
 from policy.sharding import blocks
-from schemas.config import Algorithm, Kl, Learner, Lora, Loss, Model, Optimiser
+from policy.weights import StoredWeights
+from schemas.config import Algorithm, Kl, Learner, Lora, Loss, Model, Optimiser, Sharding
 from tests.policy.batches import ARCHITECTURES, make_batch, replace, split
 
 KL = 0.05
 ALGORITHM = Algorithm(loss=Loss(entropy_coefficient=0.01, denominator="sequence"), kl=Kl(coefficient=KL))
+STARTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: (name, {}) for name in ARCHITECTURES},
+    "adapters": ("qwen2_5_vl", {"lora": Lora(rank=3), "dtype": "bfloat16"}),
+    "frozen_vision": ("qwen2_5_vl", {"freeze_vision": True}),
+    "untied": ("untied", {}),
+}
+BUDGET = 150  # tokens of a forward pass
 SMOOTH = Optimiser(lr=1e-2, eps=1e-2, max_grad_norm=0.1)  # a large eps: rounding of tiny gradients stays tiny
 
 
-def learner_of(folder: Path, optimiser: Optimiser = SMOOTH, **model: Any) -> PolicyLearner:
+def learner_of(
+    folder: Path, optimiser: Optimiser = SMOOTH, learner: dict[str, Any] | None = None, **model: Any
+) -> PolicyLearner:
     """The learner that every scenario uses."""
     return PolicyLearner(
         Model(path=str(folder), **model),
-        Learner(optimiser=optimiser, micro_batch_rows=2),
+        Learner(optimiser=optimiser, **({"micro_batch_rows": 2} | (learner or {}))),
         ALGORITHM,
         total_steps=10,
         temperature=0.9,
@@ -65,6 +78,29 @@ def weights(learner: PolicyLearner) -> dict[str, torch.Tensor]:
     return {name: whole(p.detach()).clone() for name, p in learner.policy.named_parameters()}
 
 
+def starts(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """What every kind of model starts with, from blocks of few rows; and how many of them this rank read itself."""
+    read: list[str] = []
+    rows = StoredWeights.rows
+
+    def counted(self: StoredWeights, name: str, first: int, last: int) -> torch.Tensor:
+        read.append(name)
+        return rows(self, name, first, last)
+
+    with mock.patch.object(weights_module, "BLOCK_BYTES", 20_000), mock.patch.object(StoredWeights, "rows", counted):
+        for name, (architecture, options) in STARTS.items():
+            learner = learner_of(folder / architecture, **options)
+            network = learner.policy.model
+            out[f"start_{name}"] = {
+                "weights": weights(learner),
+                "buffers": {n: b.clone() for n, b in learner.policy.named_buffers()},
+                "trained": {n for n, p in learner.policy.named_parameters() if p.requires_grad},
+                "tied": base_model(network).lm_head.weight is base_model(network).get_input_embeddings().weight,
+                "generation": base_model(network).generation_config.to_dict(),
+            }
+    out["start_read"] = len(read)
+
+
 def families(folder: Path, rank: int, out: dict[str, Any]) -> None:
     """One update of every family, and how its parameters are sharded."""
     for architecture in ARCHITECTURES:
@@ -83,7 +119,7 @@ def uneven(folder: Path, rank: int, out: dict[str, Any]) -> None:
     mine = table.filter([r == rank for r, _ in seats])
     learner = learner_of(folder)
     out["uneven"] = recorded(learner, mine, images)
-    out["uneven_logprobs"] = learner.logprobs(mine, [images], 1)
+    out["uneven_logprobs"] = learner.logprobs(mine, [images])
 
 
 def mixed(folder: Path) -> tuple[pa.Table, pa.Table, list[tuple[int, int]]]:
@@ -93,6 +129,48 @@ def mixed(folder: Path) -> tuple[pa.Table, pa.Table, list[tuple[int, int]]]:
     table = pa.concat_tables([with_images, replace(text, trajectory_id=["text"])]).combine_chunks()
     table = replace(table, denominator=[30.0] * table.num_rows)
     return table, images, [(0, 0), (0, 1), (0, 2), (1, 0)]
+
+
+def budgets(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """Forward passes filled with tokens, padded and packed: more of them on rank 0, and images on rank 0 alone."""
+    for layout in ("padded", "packed"):
+        options = {"micro_batch_tokens": BUDGET, "layout": layout}
+        learner = learner_of(folder, learner=options)
+        table, images = budgeted(folder, learner_options=options)
+        mine = table.filter([r == rank for r in table["rank"].to_pylist()])
+        logprobs = learner.logprobs(mine, [images])
+        out[f"budget_{layout}"] = recorded(learner, mine, images) | {"logprobs": logprobs}
+
+
+def budgeted(folder: Path, learner_options: dict[str, Any]) -> tuple[pa.Table, pa.Table]:
+    """Four rows with images on rank 0 and two without on rank 1, in micro-batches of up to BUDGET tokens."""
+    with_images, images = make_batch(str(folder), groups=2, samples=2)
+    text, _ = make_batch(str(folder), groups=1, samples=2, images=False, seed=1)
+    text = replace(text, trajectory_id=["text/0", "text/1"])
+    table = replace(
+        pa.concat_tables([with_images, text]).combine_chunks(), denominator=[6.0] * 6, rank=[0] * 4 + [1] * 2
+    )
+    lengths = [len(ids) for ids in table["token_ids"].to_pylist()]
+    micro = [0] * 6
+    for rows in ([0, 1, 2, 3], [4, 5]):
+        parts = Learner(**learner_options).micro_batches.fill([lengths[row] for row in rows])
+        for number, part in enumerate(parts):
+            for place in part:
+                micro[rows[place]] = number
+    assert max(micro[:4]) > max(micro[4:]), "rank 0 must have more forward passes"
+    return replace(table, micro_batch=micro), images
+
+
+def layouts_of_ranks(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """A whole copy on each rank; shards, gradients and optimiser kept on the CPU; both end as plain sharding does."""
+    table, images = make_batch(str(folder))
+    for name, sharding in (("copies", Sharding(ranks=1)), ("offload", Sharding(cpu_offload=True))):
+        learner = learner_of(folder, learner={"sharding": sharding})
+        out[name] = recorded(learner, split(table, 2, 2), images)
+        out[name] |= {"weights": weights(learner), "shards": learner.local_shards()}
+        learner.save(str(folder.parent / name), {})
+        learner.load(str(folder.parent / name))
+        out[name]["loaded"] = weights(learner)
 
 
 def poisoned(folder: Path, rank: int, out: dict[str, Any]) -> None:
@@ -187,8 +265,10 @@ def main(rank: int, folder: Path) -> None:
         dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=datetime.timedelta(seconds=120))
 
     join("first")
+    starts(folder, rank, out)
     families(folder, rank, out)
-    for scenario in (uneven, poisoned, mixed_precision, adapters, half_moments, before_the_cut):
+    scenarios = (uneven, budgets, layouts_of_ranks, poisoned, mixed_precision, adapters, half_moments, before_the_cut)
+    for scenario in scenarios:
         scenario(tiny, rank, out)
     dist.destroy_process_group()
     if rank == 0:

@@ -10,6 +10,7 @@ from schemas.batch import SCORE_TERMS
 from schemas.config import BatchPlan, SftConfig, TrainConfig
 from schemas.config_file import ConfigError, load, to_yaml
 from schemas.method import ScoreKey
+from schemas.micro_batches import MicroBatches
 
 MINIMAL: dict[str, Any] = {"model": {"path": "m"}, "data": {"train_files": "a.jsonl"}, "trainer": {"max_steps": 3}}
 
@@ -181,12 +182,12 @@ def test_a_loss_has_its_own_defaults_and_every_method_reads_back_as_itself(
 
 
 def test_batch_plan_counts() -> None:
-    plan = BatchPlan(tasks=256, samples=5, ranks=8, epochs=1, mini_batches=2, micro_batch_rows=8)
+    plan = BatchPlan(tasks=256, samples=5, ranks=8, epochs=1, mini_batches=2, micro_batches=MicroBatches(8))
     assert plan.trajectories == 1280
     assert plan.optimiser_steps == 2
     assert plan.rows_per_rank == 80
-    assert plan.micro_batches_per_rank == 10
     assert "1280 trajectories" in str(plan)
+    assert "80 trajectories each, in micro-batches of up to 8 trajectories" in str(plan)
 
 
 def test_sft_refuses_stage_two_settings(tmp_path: Path) -> None:
