@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help setup train test test-all lint format clean
+.PHONY: help setup train test test-all lint format image clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,13 @@ lint: $(STAMP)  ## ruff and pyright
 
 format: $(STAMP)  ## format every file
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+BUILD  ?= cpu
+ENGINE ?= docker
+IMAGE  ?= pointvg-r:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)-$(BUILD)
+
+image:  ## build the container image: BUILD=cpu or gpu, ENGINE=docker or podman; see docs/clusters.md
+	$(ENGINE) build --file docker/Dockerfile --build-arg BUILD=$(BUILD) --tag $(IMAGE) $(IMAGE_ARGS) .
 
 clean:  ## remove .venv and caches; runs/ and data/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info build

@@ -1,7 +1,8 @@
 """Installs the project into the virtual environment this runs in, choosing the build that fits the machine.
 
 NVIDIA driver present -> the CUDA build of vLLM; otherwise the CPU build with CPU torch.
-POINTVG_BUILD=cpu|gpu overrides.
+POINTVG_BUILD=cpu|gpu overrides. With --dependencies the project itself and the tools for developers are left out, as in
+the image.
 """
 
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +47,12 @@ def installed(package: str) -> bool:
     )
 
 
+def dependencies(build: str) -> list[str]:
+    """What the project needs with the extra of a build, as requirements."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["dependencies"] + project["optional-dependencies"][build]
+
+
 def mend_torchvision() -> None:
     """Installs the import hook where torchvision does not import without it, and removes it where it does."""
     HOOK.unlink(missing_ok=True)
@@ -76,7 +84,8 @@ def main() -> None:
     if build not in ("cpu", "gpu"):
         raise SystemExit(f"POINTVG_BUILD={build!r}: expected cpu or gpu")
     print(f"setup: installing the {build} build into {sys.prefix}")
-    pip("install", "--quiet", "--editable", f"{ROOT}[{build},dev]")
+    wanted = dependencies(build) if "--dependencies" in sys.argv[1:] else ["--editable", f"{ROOT}[{build},dev]"]
+    pip("install", "--quiet", *wanted)
     drop_unloadable_audio()
     mend_torchvision()
     print("setup: done")
