@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 from fastapi import FastAPI
 from ray import serve
+from ray.serve._private.router import SharedRouterLongPollClient
 from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions, ProxyLocation
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
@@ -109,6 +110,7 @@ def deploy(options: ServiceOptions) -> DeploymentHandle[Any]:
 
     With `options.port` None no HTTP proxy is started. HTTP options belong to the whole cluster: the first call decides.
     """
+    _forget_earlier_clusters()
     if options.port is None:
         serve.start(proxy_location=ProxyLocation.Disabled)
     else:
@@ -120,6 +122,16 @@ def deploy(options: ServiceOptions) -> DeploymentHandle[Any]:
         route_prefix=None if options.port is None else "/",
         logging_config=LoggingConfig(enable_access_log=False),
     )
+
+
+def _forget_earlier_clusters() -> None:
+    """Lets handles of this process learn of replicas on the cluster that it is connected to now.
+
+    Serve keeps one listener for each controller, by the actor's id, for as long as the process lives (Ray 2.60). The
+    controller of a later cluster may get the id of an earlier one; a handle then listened to the dead one for ever.
+    """
+    cached: Any = SharedRouterLongPollClient.get_or_create
+    cached.cache_clear()
 
 
 def undeploy() -> None:
