@@ -1,0 +1,32 @@
+"""One process, two Ray clusters in turn: the second one's handles find its own replicas."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.cluster
+
+ROOT = Path(__file__).resolve().parents[2]
+TWICE = """
+import ray
+from schemas.batch import ROLLOUT
+from schemas.service import ServiceOptions
+from services import reward
+from services.handle import HandleClient
+
+for _ in range(2):
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    client = HandleClient(reward.deploy(ServiceOptions()), timeout_s=20)
+    print("rows", client.score([ray.put(ROLLOUT.empty_table())])[0].num_rows, flush=True)
+    ray.shutdown()  # as a driver that dies or leaves would: Serve itself is not told
+"""
+
+
+def test_a_second_cluster_in_the_same_process_scores_too() -> None:
+    done = subprocess.run([sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line for line in done.stdout.splitlines() if line.startswith("rows")] == ["rows 0", "rows 0"]
