@@ -103,7 +103,7 @@ class Cluster(Players):
     def __init__(self, config: TrainConfig, total_steps: int) -> None:
         self._nccl = config.resources.weight_transfer == "nccl"
         self.learner = LearnerRole(config, total_steps)
-        self.reference = ReferenceRole(config) if config.uses_reference else NoReference()
+        self.reference = ReferenceRole(config) if config.starts_reference else NoReference()
         super().__init__(config)
 
     def start(self, checkpoint: str | None) -> dict[str, Any]:

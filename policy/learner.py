@@ -19,6 +19,7 @@ import torch.distributed as dist
 
 from policy import checkpoint
 from policy.collate import Collator, PixelCache
+from policy.exact_kl import ExactReference
 from policy.forward import PolicyModule
 from policy.model import load
 from policy.objective import SUMS, Objective
@@ -83,6 +84,7 @@ class PolicyLearner:
         )
         self._scorer = Scorer(self.policy, self._collator, learner.micro_batches, self._device)
         self._objective = Objective(algorithm)
+        self._reference = ExactReference(model, self._device) if self._objective.needs_distributions else None
 
     @property
     def optimiser(self) -> torch.optim.Optimizer:
@@ -109,7 +111,7 @@ class PolicyLearner:
         Args:
             table: TRAINING rows; those of other ranks may be there or not.
             images: IMAGES tables that hold every digest of this rank's rows.
-            kl_coefficient: of the reference term; above 0 it needs `reference_logprobs`.
+            kl_coefficient: of the reference term; above 0 it needs `reference_logprobs`, unless the KL is `full`.
 
         Raises NonFiniteError when more than `max_nonfinite_steps` steps in a row were skipped.
         """
@@ -123,7 +125,7 @@ class PolicyLearner:
 
     def _refuse(self, batch: TrainingBatch, kl_coefficient: float) -> None:
         refuse_bfloat16_alone(self._model_config.dtype)
-        if kl_coefficient > 0 and not batch.has_reference:
+        if kl_coefficient > 0 and not batch.has_reference and self._reference is None:
             raise ValueError(
                 f"kl_coefficient={kl_coefficient}, but there are rows without reference_logprobs; start a reference "
                 "model or set algorithm.kl.coefficient=0"
@@ -153,9 +155,11 @@ class PolicyLearner:
         largest = torch.zeros((), dtype=torch.float64, device=self._device)
         for micro_batch in micro_batches:
             inputs = self._collator.collate(batch.rows(micro_batch), cache).to(self._device)
-            logprobs, entropy = self.policy(inputs, self._objective.entropy_in_loss)
+            reference = None if self._reference is None else self._reference(inputs)
+            found = self.policy(inputs, self._objective.entropy_in_loss, reference)
+            logprobs, entropy, *exact_kl = (scatter(values, inputs) for values in found)
             targets = batch.targets(micro_batch, proximal, inputs)
-            outcome = self._objective(scatter(logprobs, inputs), scatter(entropy, inputs), targets, kl_coefficient)
+            outcome = self._objective(logprobs, entropy, targets, kl_coefficient, *exact_kl)
             (outcome.loss * world_size()).backward()
             sums += outcome.sums
             largest = torch.maximum(largest, outcome.largest_mismatch)

@@ -84,8 +84,21 @@ class Objective:
         """Whether the entropy needs a gradient."""
         return self._algorithm is not None and self._algorithm.loss.entropy_coefficient > 0
 
-    def __call__(self, logprobs: Tensor, entropy: Tensor, targets: Targets, kl_coefficient: float) -> Outcome:
-        """The loss of rows whose current log-probabilities and entropies are given, [B, M] both."""
+    @property
+    def needs_distributions(self) -> bool:
+        """Whether the reference term is the exact KL, which is given and not estimated."""
+        return self._algorithm is not None and self._algorithm.kl.coefficient > 0 and self._algorithm.kl.exact
+
+    def __call__(
+        self,
+        logprobs: Tensor,
+        entropy: Tensor,
+        targets: Targets,
+        kl_coefficient: float,
+        exact_kl: Tensor | None = None,
+    ) -> Outcome:
+        """The loss of rows whose current log-probabilities and entropies are given, [B, M] both; `exact_kl` too where
+        it `needs_distributions`."""
         if self._algorithm is None:
             return _supervised(logprobs, entropy, targets)
         mask = targets.mask
@@ -94,11 +107,13 @@ class Objective:
         gap = importance_weights(proximal, targets.behaviour, mask, self._mismatch)
         policy_loss = policy.per_token * gap.weights if self._correct else policy.per_token
         per_token = policy_loss
-        kl = torch.zeros_like(logprobs)
-        if targets.reference is not None:
+        kl = exact_kl
+        if kl is None and targets.reference is not None:
             kl = KL_ESTIMATORS[self._algorithm.kl.estimator](logprobs, targets.reference)
-            if self._algorithm.kl.place == "loss":
-                per_token = per_token + kl_coefficient * kl
+        if kl is None:
+            kl = torch.zeros_like(logprobs)
+        elif self._algorithm.kl.place == "loss":
+            per_token = per_token + kl_coefficient * kl
         if self.entropy_in_loss:
             per_token = per_token + entropy_bonus(entropy, mask, self._algorithm.loss.entropy_coefficient)
         weights = token_weights(self._algorithm.loss.denominator, mask, logprobs.dtype)

@@ -226,12 +226,13 @@ class Loss(Record):
 class Kl(Record):
     """Distance to the reference model, as a term of the loss or taken off the reward of each sampled token.
 
-    Coefficient 0 starts no reference model.
+    Coefficient 0 starts no reference model. `full` is the exact KL over the vocabulary: the learner then holds the
+    reference itself, and no reference actor is started.
     """
 
     coefficient: NonNegativeFloat = 0.01
     place: Literal["loss", "reward"] = "loss"
-    estimator: Literal["k1", "abs", "k2", "k3"] = "k3"
+    estimator: Literal["k1", "abs", "k2", "k3", "full"] = "k3"
     controller: Literal["fixed", "adaptive"] = "fixed"
     target: PositiveFloat | None = None  # of the adaptive controller: mean KL per trained token
     horizon: PositiveFloat | None = None  # of the adaptive controller: sequences
@@ -246,7 +247,17 @@ class Kl(Record):
             raise ValueError("an adaptive controller cannot move a coefficient of 0; start it above 0")
         if self.coefficient == 0 and self.place == "reward":
             raise ValueError("place='reward' has no effect with coefficient=0; raise the coefficient or remove place")
+        if self.place == "reward" and self.exact:
+            raise ValueError(
+                "place='reward' with estimator='full': the sampler would have to send its probability of every id in "
+                "the vocabulary for every token; use k1 or k3 in the reward, or place='loss'"
+            )
         return self
+
+    @property
+    def exact(self) -> bool:
+        """Whether the KL is summed over the vocabulary."""
+        return self.estimator == "full"
 
 
 class Algorithm(Record):
@@ -489,6 +500,11 @@ class TrainConfig(Record):
     def uses_reference(self) -> bool:
         """True when a reference model is needed."""
         return self.algorithm.kl.coefficient > 0
+
+    @property
+    def starts_reference(self) -> bool:
+        """True when reference actors score sampled tokens. The exact KL is computed by the learner."""
+        return self.uses_reference and not self.algorithm.kl.exact
 
     @model_validator(mode="after")
     def _repeatable(self) -> TrainConfig:

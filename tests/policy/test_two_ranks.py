@@ -201,6 +201,18 @@ def test_bfloat16_is_the_computation_and_float32_the_weights(ranks, first):
         assert report["entropy"] != first["qwen2_5_vl"]["report"]["entropy"]
 
 
+def test_the_exact_kl_with_a_sharded_reference_is_that_of_one_process(folder, ranks):
+    tiny = folder / "qwen2_5_vl"
+    table, images, _ = two_ranks.mixed(tiny)
+    learner = two_ranks.learner_of(tiny, algorithm=two_ranks.EXACT)
+    learner.update(table, [images], two_ranks.KL)
+    expected = two_ranks.recorded(learner, table, images)
+    assert expected["report"]["kl"] > 1e-5
+    for each in ranks:
+        assert_same_gradients(each["exact_kl"]["grads"], expected["grads"], 1e-4)
+        assert each["exact_kl"]["report"] == pytest.approx(expected["report"], rel=1e-3, abs=1e-6)
+
+
 def test_moments_in_bfloat16_over_sharded_weights_resume_bit_by_bit(ranks):
     for each in ranks:
         assert each["half_moments"] == (True, True)

@@ -33,17 +33,22 @@ STARTS: dict[str, tuple[str, dict[str, Any]]] = {
     "untied": ("untied", {}),
 }
 BUDGET = 150  # tokens of a forward pass
+EXACT = Algorithm(kl=Kl(coefficient=KL, estimator="full"))
 SMOOTH = Optimiser(lr=1e-2, eps=1e-2, max_grad_norm=0.1)  # a large eps: rounding of tiny gradients stays tiny
 
 
 def learner_of(
-    folder: Path, optimiser: Optimiser = SMOOTH, learner: dict[str, Any] | None = None, **model: Any
+    folder: Path,
+    optimiser: Optimiser = SMOOTH,
+    learner: dict[str, Any] | None = None,
+    algorithm: Algorithm = ALGORITHM,
+    **model: Any,
 ) -> PolicyLearner:
     """The learner that every scenario uses."""
     return PolicyLearner(
         Model(path=str(folder), **model),
         Learner(optimiser=optimiser, **({"micro_batch_rows": 2} | (learner or {}))),
-        ALGORITHM,
+        algorithm,
         total_steps=10,
         temperature=0.9,
         seed=3,
@@ -208,6 +213,15 @@ def adapters(folder: Path, rank: int, out: dict[str, Any]) -> None:
     learner.export(str(folder.parent / "lora-export"))
 
 
+def exact_kl(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """Two updates with the KL over the vocabulary, the reference sharded too; ranks with unequal micro-batches."""
+    table, images, seats = mixed(folder)
+    table = replace(table, rank=[r for r, _ in seats], micro_batch=[m for _, m in seats])
+    learner = learner_of(folder, algorithm=EXACT)
+    learner.update(table, [images], KL)
+    out["exact_kl"] = recorded(learner, table, images)
+
+
 def half_moments(folder: Path, rank: int, out: dict[str, Any]) -> None:
     """Moments in bfloat16 over sharded weights: a checkpoint after the first update, and what follows either way."""
     table, images = make_batch(str(folder))
@@ -267,8 +281,8 @@ def main(rank: int, folder: Path) -> None:
     join("first")
     starts(folder, rank, out)
     families(folder, rank, out)
-    scenarios = (uneven, budgets, layouts_of_ranks, poisoned, mixed_precision, adapters, half_moments, before_the_cut)
-    for scenario in scenarios:
+    scenarios = (uneven, budgets, layouts_of_ranks, poisoned, mixed_precision, adapters, exact_kl, half_moments)
+    for scenario in (*scenarios, before_the_cut):
         scenario(tiny, rank, out)
     dist.destroy_process_group()
     if rank == 0:

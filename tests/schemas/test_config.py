@@ -79,6 +79,10 @@ def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
         (["algorithm.mismatch.limit=0.5"], "algorithm.mismatch.limit"),
         (["algorithm.kl.target=0.1"], "no effect with controller='fixed'"),
         (["algorithm.kl={coefficient: 0, controller: adaptive, target: 0.1, horizon: 1000}"], "coefficient of 0"),
+        (
+            ["algorithm.kl={place: reward, estimator: full}"],
+            "would have to send its probability of every id in the vocabulary",
+        ),
         (["algorithm.kl={place: reward, coefficient: 0}"], "place='reward' has no effect with coefficient=0"),
         (
             ["algorithm.kl.place=reward", "rollout.sampling.top_p=0.9", "algorithm.mismatch={}"],
