@@ -1,82 +1,173 @@
-"""Every loss and every advantage that the configuration offers, through the whole loop."""
+"""Every advantage and every loss that the configuration offers trains the shipped model through the whole loop.
+
+One Ray session: the engine, the reward and the reference stay, each method gets a learner and a run folder of its own.
+"""
+
+from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.training import refuse_ineffective, run_training
+from orchestrator.cluster import Cluster, Players, connect
+from orchestrator.data import read_split
+from orchestrator.folder import open_run
+from orchestrator.loop import train
+from orchestrator.metrics import MetricsLog, PlainScreen
+from orchestrator.progress import Position, Progress
+from orchestrator.roles import LearnerRole, NoReference, ReferenceRole
+from orchestrator.training import refuse_ineffective
+from orchestrator.watch import Watch
+from policy.checkpoint import read_extra
 from schemas.config import Advantage, LossName, TrainConfig
 from schemas.config_file import ConfigError
 
-METHODS: list[tuple[Advantage, LossName, str]] = [  # and where the reference's term stands
-    ("grpo", "ppo_clip", "none"),
-    ("dr_grpo", "gspo", "none"),
-    ("grpo_passk", "cispo", "none"),
-    ("rloo", "sapo", "none"),
-    ("reinforce_plus_plus", "gspo_token", "reward"),
-    ("reinforce_plus_plus_baseline", "cispo", "none"),
-    ("remax", "ppo_clip", "none"),
+STEPS = 20
+SHIPPED = Path(__file__).resolve().parents[2] / "models" / "tiny"
+ADAPTIVE = {"coefficient": 0.05, "controller": "adaptive", "target": 1e-4, "horizon": 320}
+
+
+@dataclass(frozen=True)
+class Method:
+    """An advantage and a loss, with other parts of the method along the way."""
+
+    advantage: Advantage
+    loss: LossName
+    kl: dict[str, Any] = field(default_factory=lambda: {"coefficient": 0.0})
+    algorithm: dict[str, Any] = field(default_factory=dict)
+    loss_options: dict[str, Any] = field(default_factory=dict)
+    optimiser: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.advantage}-{self.loss}"
+
+    def settings(self) -> dict[str, Any]:
+        """The algorithm section."""
+        loss = {"name": self.loss} | self.loss_options
+        return {"advantage": self.advantage, "loss": loss, "kl": self.kl} | self.algorithm
+
+
+METHODS = [
+    Method("grpo", "ppo_clip", kl=ADAPTIVE | {"estimator": "k3"}, algorithm={"adaptive": {}}),
+    Method("dr_grpo", "gspo", kl=ADAPTIVE | {"estimator": "full"}, loss_options={"denominator": "sequence"}),
+    Method("grpo_passk", "cispo", algorithm={"mismatch": {"level": "sequence", "mode": "mask"}}),
+    Method("rloo", "sapo", optimiser={"state_dtype": "bfloat16"}),
+    Method("reinforce_plus_plus", "gspo_token", kl=ADAPTIVE | {"place": "reward", "estimator": "k1"}),
+    Method(
+        "reinforce_plus_plus_baseline",
+        "cispo",
+        algorithm={"overlong": {"limit": 70, "buffer": 20}, "mask_truncated": True},
+        loss_options={"entropy_coefficient": 0.001},
+    ),
+    Method(
+        "remax",
+        "ppo_clip",
+        algorithm={"dynamic_sampling": {"min_spread": 0.5}, "mismatch": {"mode": "mask", "limit": 5.0}},
+        loss_options={"clip_high": 0.28, "denominator": "constant", "constant": 1280.0},
+    ),
 ]
 
-KL: dict[str, dict[str, Any]] = {
-    "none": {"coefficient": 0.0},
-    "reward": {"coefficient": 0.05, "place": "reward", "estimator": "k1"},
-}
 
-
-def configured(model: str, scenes: Path, folder: Path, **algorithm: Any) -> TrainConfig:
+def configured(method: Method, scenes: Path, folder: Path) -> TrainConfig:
     return TrainConfig.model_validate(
         {
-            "run": {"folder": str(folder)},
-            "model": {"path": model},
+            "run": {"name": str(method), "folder": str(folder)},
+            "model": {"path": str(SHIPPED)},
             "data": {
                 "train_files": str(scenes / "train.jsonl"),
-                "validation_files": str(scenes / "validation.jsonl"),
                 "prompt_style": "short",
                 "min_pixels": 12544,
                 "max_pixels": 12544,
             },
             "rollout": {
-                "tasks_per_step": 2,
-                "samples_per_task": 2,
-                "max_tokens_per_turn": 16,
-                "engine": {"max_model_len": 160},
+                "tasks_per_step": 4,
+                "samples_per_task": 4,
+                "max_tokens_per_turn": 40,
+                "engine": {"max_model_len": 256},
             },
-            "algorithm": {"kl": KL["none"]} | algorithm,
-            "learner": {"optimiser": {"lr": 1e-3}, "mini_batches": 2},  # the second step's ratio is not 1
-            "validation": {"before": False, "samples": 1, "greedy": False, "limit": 1},
+            "algorithm": method.settings(),
+            # Two optimiser steps: the second one's ratio is not 1.
+            "learner": {"optimiser": {"lr": 1e-4} | method.optimiser, "mini_batches": 2},
+            "checkpoint": {"every": 0, "keep_best": False},
             "resources": {"object_store_bytes": 2**28},
-            "trainer": {"max_steps": 2, "samples_to_log": 0},
+            "trainer": {"max_steps": STEPS, "samples_to_log": 0},
         }
     )
 
 
+class SharedCluster(Cluster):
+    """A learner of its own beside an engine, a reward and a reference that are there already."""
+
+    def __init__(self, config: TrainConfig, players: Players, reference: ReferenceRole) -> None:
+        self._nccl, self._timeout_s = False, config.resources.call_timeout_s
+        self.rollout, self.reward = players.rollout, players.reward
+        self.learner = LearnerRole(config, STEPS)
+        self.reference = reference if config.starts_reference else NoReference()
+
+
+@pytest.fixture(scope="module")
+def players(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Players, ReferenceRole]]:
+    config = configured(METHODS[0], scenes, tmp_path_factory.mktemp("unused"))
+    connect(config.resources)
+    started = Players(config)
+    try:
+        yield started, ReferenceRole(config)
+    finally:
+        started.shutdown()
+
+
 def test_every_method_is_among_them() -> None:
-    assert {advantage for advantage, *_ in METHODS} == set(get_args(Advantage))
-    assert {loss for _, loss, _ in METHODS} == set(get_args(LossName))
+    assert {method.advantage for method in METHODS} == set(get_args(Advantage))
+    assert {method.loss for method in METHODS} == set(get_args(LossName))
 
 
 @pytest.mark.slow
 @pytest.mark.cluster
-@pytest.mark.parametrize(("advantage", "loss", "place"), METHODS)
-def test_it_trains(tiny_model: str, scenes: Path, tmp_path: Path, advantage: str, loss: str, place: str) -> None:
-    method: dict[str, Any] = {"advantage": advantage, "loss": {"name": loss}, "kl": KL[place]}
-    outcome = run_training(configured(tiny_model, scenes, tmp_path, **method))
-    records = [json.loads(line) for line in outcome.folder.metrics.read_text().splitlines()]
-    train = [record for record in records if record["kind"] == "train"]
-    assert [record["step"] for record in train] == [0, 1]
-    for record in train:
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_it_trains(players: tuple[Players, ReferenceRole], scenes: Path, tmp_path: Path, method: Method) -> None:
+    config = configured(method, scenes, tmp_path)
+    refuse_ineffective(config)
+    folder, tasks = open_run(config.run, config), read_split(config, "train")
+    cluster, log = SharedCluster(config, *players), MetricsLog(folder.root)
+    try:
+        cluster.start(None)
+        cluster.publish_weights(version=0)
+        progress = Progress(config, tasks, Position())
+        train(config, cluster, progress, Watch(config, cluster, folder, (), log, PlainScreen(STEPS, 0)))
+    finally:
+        log.close()
+        cluster.learner.group.stop()
+
+    records = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(STEPS))
+    for record in records:
         numbers = [value for value in record.values() if not isinstance(value, str)]
         assert all(value is not None and math.isfinite(value) for value in numbers)
         assert record["learner/optimiser_steps"] == 2
         assert record["learner/skipped"] == 0
-        assert record["learner/mismatch_max"] < 1e-4
-        assert record["learner/trained_tokens"] == record["reply/trained_tokens"] <= 2 * 2 * 2 * 16  # no greedy reply
-    assert len(pq.read_table(outcome.folder.root / "samples" / "step-000002.parquet")) == 1
+        assert record["learner/mismatch_max"] < 1e-3
+        assert record["learner/mismatch_ratio"] == pytest.approx(1, abs=1e-4)
+        assert record["learner/mismatch_kl"] < 1e-6
+        assert record["learner/trained_tokens"] <= record["reply/trained_tokens"]  # no greedy reply among them
+    assert any(record["learner/grad_norm"] > 0 for record in records)
+    assert any(record["learner/ratio"] != 1 for record in records)
+    saved = read_extra(folder.checkpoint(STEPS))
+    assert saved["step"] == STEPS
+    if method.kl["coefficient"]:
+        assert records[-1]["learner/kl"] != 0
+        assert saved["kl_coefficient"] == pytest.approx(progress.kl.coef)
+        assert saved["kl_coefficient"] != pytest.approx(0.05, rel=1e-3)  # the controller moved it, and it is kept
+    if "dynamic_sampling" in method.algorithm:
+        played = sum(record["dynamic/groups_played"] for record in records)
+        dealt = saved["cursor"]["epoch"] * len(tasks) + saved["cursor"]["position"]
+        assert played == dealt > 4 * STEPS
+    else:
+        assert "dynamic/rounds" not in records[0]
 
 
 @pytest.mark.parametrize(
@@ -91,10 +182,9 @@ def test_it_trains(tiny_model: str, scenes: Path, tmp_path: Path, advantage: str
 )
 def test_parts_that_do_not_work_together_are_refused(tmp_path: Path, algorithm: dict[str, Any], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
-        refuse_ineffective(configured("m", tmp_path, tmp_path, **algorithm))
+        refuse_ineffective(configured(Method("grpo", "ppo_clip", algorithm=algorithm), tmp_path, tmp_path))
 
 
 def test_methods_that_work_are_not_refused(tmp_path: Path) -> None:
-    for advantage, loss, place in METHODS:
-        refuse_ineffective(configured("m", tmp_path, tmp_path, advantage=advantage, loss={"name": loss}, kl=KL[place]))
-    refuse_ineffective(configured("m", tmp_path, tmp_path, advantage="reinforce_plus_plus", gamma=0.9))
+    for method in (*METHODS, Method("reinforce_plus_plus", "cispo", algorithm={"gamma": 0.9})):
+        refuse_ineffective(configured(method, tmp_path, tmp_path))
