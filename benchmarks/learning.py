@@ -11,110 +11,38 @@ over tasks. One result file per run in benchmarks/results/learning/, so that an 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
+from runs import QUICKSTART, ROOT, SETTINGS, ByTask, compare, cpu_seconds_of, once, play, pointvg
 
-from orchestrator.cluster import Players, connect
-from orchestrator.data import read_split
-from orchestrator.evaluate import evaluate, frame_of
-from orchestrator.folder import versions, write_atomically
-from pointing.metrics import measure
-from schemas.config import Sampling, TrainConfig, Validation
+from orchestrator.folder import versions
+from schemas.config import TrainConfig
 from schemas.config_file import load
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
-QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 CONTROL = ROOT / "configs" / "tiny_sft.yaml"
-SETTINGS = {
-    "temperature 1": Validation(samples=1, sampling=Sampling(), greedy=False),
-    "validation": Validation(samples=3, greedy=False),
-    "greedy": Validation(samples=1, sampling=Sampling(temperature=0.0), greedy=False),
-}
 CALIBRATION = 1600  # samples of the run that tells what a sample costs
-
-
-def cpu_seconds_of(command: list[str]) -> float:
-    """Runs a command and returns the CPU time of it and of every process below it, as last seen."""
-    process = subprocess.Popen(command, cwd=ROOT)
-    root = psutil.Process(process.pid)
-    spent: dict[psutil.Process, float] = {}
-    while process.poll() is None:
-        for each in (root, *root.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = each.cpu_times()
-                spent[each] = times.user + times.system
-        time.sleep(1.0)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with exit code {process.returncode}")
-    return sum(spent.values())
-
-
-def pointvg(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "orchestrator", *arguments]
 
 
 def train(name: str, command: list[str]) -> dict[str, Any]:
     """Runs one training once; its record says what it cost."""
-    file = RESULTS / f"{name}.json"
-    if not file.is_file():
-        cpu = cpu_seconds_of(command)
-        write_atomically(file, json.dumps({"name": name, "cpu_minutes": cpu / 60, "command": command[1:]}, indent=2))
-    return json.loads(file.read_text(encoding="utf-8"))
+
+    def record() -> dict[str, Any]:
+        return {"name": name, "cpu_minutes": cpu_seconds_of(command) / 60, "command": command[1:]}
+
+    return once(RESULTS / f"{name}.json", record)
 
 
-def play(name: str, model: str) -> dict[str, Any]:
-    """Every setting on the whole test split with one model; reward and object IoU of each task."""
-    file = RESULTS / f"test-{name}.json"
-    if not file.is_file():
-        config = load(TrainConfig, QUICKSTART, [f"model.path={model}"]).config
-        tasks = read_split(config, "test")
-        connect(config.resources)
-        players = Players(config)
-        found: dict[str, Any] = {}
-        try:
-            for number, (setting, options) in enumerate(SETTINGS.items()):
-                table = evaluate(players, tasks, options, version=0, step=number).trajectories
-                found[setting] = by_task(table, {task.task_id: task for task in tasks})
-        finally:
-            players.shutdown()
-        write_atomically(file, json.dumps(found))
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def by_task(table: Any, tasks: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Mean reward and object IoU (positives only) of each task."""
-    rewards: dict[str, list[float]] = {}
-    ious: dict[str, list[float]] = {}
-    for row in table.to_pylist():
-        rewards.setdefault(row["task_id"], []).append(row["reward"])
-        iou = measure(row["reply"], tasks[row["task_id"]].ground_truth, frame_of(row)).object_iou
-        if iou is not None:
-            ious.setdefault(row["task_id"], []).append(iou)
-    return {
-        "reward": {name: float(np.mean(values)) for name, values in rewards.items()},
-        "object mIoU": {name: float(np.mean(values)) for name, values in ious.items()},
-    }
-
-
-def compare(start: dict[str, float], end: dict[str, float]) -> tuple[float, float, float]:
-    """Mean at the end, paired difference, and the difference's standard error over tasks."""
-    difference = np.asarray([end[name] - start[name] for name in start])
-    error = difference.std(ddof=1) / np.sqrt(len(difference))
-    return float(np.mean(list(end.values()))), float(difference.mean()), float(error)
+def played(name: str, model: str) -> ByTask:
+    """The test split, played once with each model."""
+    return once(RESULTS / f"test-{name}.json", lambda: play(model))
 
 
 def table(seeds: list[int]) -> str:
     """The result as Markdown."""
-    start = play("start", str(load(TrainConfig, QUICKSTART).config.model.path))
+    start = played("start", str(load(TrainConfig, QUICKSTART).config.model.path))
     lines = [
         "| setting | metric | start | " + " | ".join(f"{kind}, seed {s}" for kind in ("RL", "control") for s in seeds)
     ]
@@ -126,7 +54,7 @@ def table(seeds: list[int]) -> str:
             cells = []
             for kind in ("rl", "control"):
                 for seed in seeds:
-                    end = play(f"{kind}-{seed}", str(ROOT / "runs" / f"learning-{kind}-{seed}" / "export"))
+                    end = played(f"{kind}-{seed}", str(ROOT / "runs" / f"learning-{kind}-{seed}" / "export"))
                     mean, gain, error = compare(before, end[setting][metric])
                     cells.append(f"{mean:.3f} ({gain:+.3f} ± {error:.3f})")
             mean = float(np.mean(list(before.values())))

@@ -1,0 +1,101 @@
+"""What benchmarks of whole runs share: a training as a process with its CPU time, held-out play, paired differences.
+
+Every run leaves one result file, so that an interrupted benchmark goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from orchestrator.cluster import Players, connect
+from orchestrator.data import read_split
+from orchestrator.evaluate import evaluate, frame_of
+from orchestrator.folder import write_atomically
+from pointing.metrics import measure
+from schemas.config import Sampling, TrainConfig, Validation
+from schemas.config_file import load
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+SETTINGS = {
+    "temperature 1": Validation(samples=1, sampling=Sampling(), greedy=False),
+    "validation": Validation(samples=3, greedy=False),
+    "greedy": Validation(samples=1, sampling=Sampling(temperature=0.0), greedy=False),
+}
+ByTask = dict[str, dict[str, dict[str, float]]]  # setting -> metric -> task -> mean over draws
+
+
+def pointvg(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "orchestrator", *arguments]
+
+
+def cpu_seconds_of(command: Sequence[str]) -> float:
+    """Runs a command and returns the CPU time of it and of every process below it, as last seen."""
+    process = subprocess.Popen(command, cwd=ROOT)
+    root = psutil.Process(process.pid)
+    spent: dict[psutil.Process, float] = {}
+    while process.poll() is None:
+        for each in (root, *root.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = each.cpu_times()
+                spent[each] = times.user + times.system
+        time.sleep(1.0)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with exit code {process.returncode}")
+    return sum(spent.values())
+
+
+def once(file: Path, make: Any) -> Any:
+    """The JSON that `make()` gave when this file was first asked for."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(make()))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def play(model: str, limit: int | None = None) -> ByTask:
+    """Every setting on the test split (its first `limit` tasks) with one model."""
+    config = load(TrainConfig, QUICKSTART, [f"model.path={model}"]).config
+    tasks = read_split(config, "test")[:limit]
+    connect(config.resources)
+    players = Players(config)
+    found: ByTask = {}
+    try:
+        for number, (setting, options) in enumerate(SETTINGS.items()):
+            table = evaluate(players, tasks, options, version=0, step=number).trajectories
+            found[setting] = by_task(table, {task.task_id: task for task in tasks})
+    finally:
+        players.shutdown()
+    return found
+
+
+def by_task(table: Any, tasks: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Mean reward and object IoU (positives only) of each task."""
+    rewards: dict[str, list[float]] = {}
+    ious: dict[str, list[float]] = {}
+    for row in table.to_pylist():
+        rewards.setdefault(row["task_id"], []).append(row["reward"])
+        iou = measure(row["reply"], tasks[row["task_id"]].ground_truth, frame_of(row)).object_iou
+        if iou is not None:
+            ious.setdefault(row["task_id"], []).append(iou)
+    return {
+        "reward": {name: round(float(np.mean(values)), 5) for name, values in rewards.items()},
+        "object mIoU": {name: round(float(np.mean(values)), 5) for name, values in ious.items()},
+    }
+
+
+def compare(start: Mapping[str, float], end: Mapping[str, float]) -> tuple[float, float, float]:
+    """Mean at the end, paired difference, and the difference's standard error over tasks."""
+    difference = np.asarray([end[name] - start[name] for name in start])
+    error = difference.std(ddof=1) / np.sqrt(len(difference))
+    return float(np.mean(list(end.values()))), float(difference.mean()), float(error)
