@@ -197,6 +197,25 @@ def adaptive(name: str, only: Mapping[Any, Any] | None = None) -> Convert:
     )
 
 
+def filtered(convert: Convert) -> Convert:
+    """Where groups are filtered."""
+    return when("algorithm.online_filtering", (True,), convert, "no effect without online_filtering")
+
+
+def filter_high(high: Any, old: Settings) -> Outcome:
+    """A bound for rewards of 0 to 1 drops nearly every group of a reward of 0 to 10."""
+    if old["algorithm.filter_key"] == "overall" and high is not None and number(high, "algorithm.filter_high") <= 1:
+        return Outcome(remark=f"left out: few groups of a reward of 0 to 10 have a mean below {high}")
+    return to("algorithm.dynamic_sampling.high")(high, old)
+
+
+def max_rounds(tries: Any, _: Settings) -> Outcome:
+    """-1 was no limit."""
+    if number(tries, "trainer.max_try_make_batch") < 1:
+        return Outcome(decide="there is always a limit; choose algorithm.dynamic_sampling.max_rounds")
+    return Outcome({"algorithm.dynamic_sampling.max_rounds": max(2, int(tries))})
+
+
 def lora(convert: Convert) -> Convert:
     """A field of model.lora, where the rank is above 0."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
 from orchestrator.published_rules import (
     CLIPPED,
@@ -19,6 +19,8 @@ from orchestrator.published_rules import (
     adaptive,
     checkpoint_path,
     every,
+    filter_high,
+    filtered,
     gone,
     gone_if,
     keep,
@@ -27,6 +29,7 @@ from orchestrator.published_rules import (
     length,
     loggers,
     lora,
+    max_rounds,
     mini_batches,
     model_length,
     multiturn,
@@ -46,6 +49,7 @@ from orchestrator.published_rules import (
     when,
     with_kl,
 )
+from schemas.method import ScoreKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +138,12 @@ def _optimiser() -> Iterator[Knob]:
     yield _mapped("lr", 1e-6, "learner.optimiser.lr")
     yield _mapped("betas", (0.9, 0.999), "learner.optimiser.betas")
     yield _mapped("weight_decay", 0.01, "learner.optimiser.weight_decay", "norms and biases are not decayed")
-    yield _gone(
+    yield _mapped(
         "strategy",
         "adamw",
-        "AdamW with float32 states",
-        gone_if("adamw", otherwise="only AdamW with float32 states is offered"),
+        "learner.optimiser.state_dtype",
+        "weights stay float32; the moments are rounded stochastically",
+        to("learner.optimiser.state_dtype", only={"adamw": "float32", "adamw_bf16": "bfloat16"}),
     )
     yield _mapped(
         "lr_warmup_ratio", 0.0, "learner.optimiser.warmup_ratio", "unless lr_warmup_steps is given", warmup_ratio
@@ -372,11 +377,9 @@ def _algorithm() -> Iterator[Knob]:
         "algorithm.kl.place",
         convert=with_kl(to("algorithm.kl.place", only={True: "loss", False: "reward"})),
     )
+    estimators = {"kl": "k1", "abs": "abs", "mse": "k2", "low_var_kl": "k3", "full": "full"}
     yield _mapped(
-        "kl_penalty",
-        "kl",
-        "algorithm.kl.estimator",
-        convert=with_kl(to("algorithm.kl.estimator", only={"kl": "k1", "abs": "abs", "mse": "k2", "low_var_kl": "k3"})),
+        "kl_penalty", "kl", "algorithm.kl.estimator", convert=with_kl(to("algorithm.kl.estimator", only=estimators))
     )
     yield _mapped("kl_coef", 0.001, "algorithm.kl.coefficient", convert=kl_coefficient)
     yield _mapped("kl_type", "fixed", "algorithm.kl.controller", convert=with_kl(kl_controller))
@@ -384,10 +387,20 @@ def _algorithm() -> Iterator[Knob]:
         new = f"algorithm.kl.{name}"
         moving = when("algorithm.kl_type", ("adaptive",), to(new), "no effect on a fixed coefficient")
         yield _mapped(f"kl_{name}", default, new, "of the adaptive controller", with_kl(moving))
-    filtering = "groups are kept by the spread of their rewards"
-    yield _gone("online_filtering", False, filtering, gone_if(False, otherwise="not offered"))
-    for name, default in (("filter_key", "overall"), ("filter_low", 0.01), ("filter_high", 0.99)):
-        yield _gone(name, default, filtering)
+    yield _mapped(
+        "online_filtering",
+        False,
+        "algorithm.dynamic_sampling",
+        "groups without spread are dropped too",
+        lambda on, _: Outcome({"algorithm.dynamic_sampling": {}} if on else {}),
+    )
+    keys = {"overall": "reward"} | {name: name for name in get_args(ScoreKey)}
+    for name, default, convert in (
+        ("key", "overall", to("algorithm.dynamic_sampling.key", only=keys)),
+        ("low", 0.01, to("algorithm.dynamic_sampling.low")),
+        ("high", 0.99, filter_high),
+    ):
+        yield _mapped(f"filter_{name}", default, f"algorithm.dynamic_sampling.{name}", convert=filtered(convert))
     yield _mapped(
         "enable_adv_importance_weighting",
         False,
@@ -429,7 +442,13 @@ def _trainer() -> Iterator[Knob]:
         "a proposal: every role has GPUs of its own",
         share_out,
     )
-    yield _gone("max_try_make_batch", 20, "bounds online filtering")
+    yield _mapped(
+        "max_try_make_batch",
+        20,
+        "algorithm.dynamic_sampling.max_rounds",
+        "at the limit the batch is filled, and the run goes on",
+        filtered(max_rounds),
+    )
     yield _gone("critic_warmup", 0, CRITIC)
     yield _mapped("val_freq", -1, "validation.every", "-1 is 0 here", every("validation.every"))
     yield _mapped("val_before_train", True, "validation.before")

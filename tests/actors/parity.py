@@ -21,10 +21,10 @@ from actors.player import Order, Player, Shard
 from actors.vllm_engine import VllmEngine
 from pointing.drawing import draw_ray
 from pointing.episode import Ended, Episode, Observation
-from policy.collate import Collator, PixelCache, rows_of
+from policy.collate import Collator, ModelInputs, PixelCache, rows_of
 from policy.forward import PolicyModule, token_logprobs
 from policy.info import read_info, read_tokenizer
-from policy.model import load
+from policy.model import base_model, load
 from policy.tiny import build_tiny
 from policy.turns import ChatFormat
 from schemas.config import Data, Model, Rollout, Sampling
@@ -73,23 +73,46 @@ class Bench:
         self.tasks = tasks(folder, 4)
         self.calls = 0
 
-    def play(self, temperature: float) -> Shard:
+    def play(self, temperature: float, samples: int = 8, **truncation: float) -> Shard:
         self.calls += 1
-        order = Order(f"{self.calls}", self.tasks, 8, Sampling(temperature=temperature))
-        (shard,) = self.player.play(order)
+        sampling = Sampling.model_validate({"temperature": temperature} | truncation)
+        (shard,) = self.player.play(Order(f"{self.calls}", self.tasks, samples, sampling))
         return shard
+
+    def learner(self, shard: Shard, path: str, temperature: float) -> tuple[PolicyModule, ModelInputs]:
+        loaded = load(Model(path=path), trainable=False)
+        collator = Collator(loaded.image_token_id, loaded.image_stats)
+        inputs = collator.collate(rows_of(shard.rollout), PixelCache.from_tables([shard.images]))
+        return PolicyModule(loaded, temperature), inputs
 
     def difference(self, shard: Shard, path: str, temperature: float) -> float:
         """Largest gap between the sampler's and the learner's log-probability over all sampled tokens."""
-        loaded = load(Model(path=path), trainable=False)
-        policy = PolicyModule(loaded, temperature)
-        inputs = Collator(loaded.image_token_id, loaded.image_stats).collate(
-            rows_of(shard.rollout), PixelCache.from_tables([shard.images])
-        )
-        logprobs = token_logprobs(policy, inputs)
-        masks = np.concatenate([np.asarray(m) for m in shard.rollout.column("mask").to_pylist()])
-        behaviour = np.concatenate([np.asarray(b) for b in shard.rollout.column("behaviour_logprobs").to_pylist()])
-        return float(np.abs(logprobs.numpy() - behaviour[masks == 1]).max())
+        logprobs = token_logprobs(*self.learner(shard, path, temperature)).numpy()
+        return float(np.abs(logprobs - behaviour(shard)).max())
+
+    def truncated(self, temperature: float, **truncation: float) -> dict[str, float]:
+        """Under top_p or top_k the sampler's log-probability is the learner's less the log of the mass that was kept.
+
+        The mass comes from the learner's whole distribution: the top_k likeliest ids, or the fewest that reach top_p.
+        """
+        shard = self.play(temperature, samples=2, **truncation)
+        policy, inputs = self.learner(shard, self.path, temperature)
+        with torch.no_grad():
+            logits = base_model(policy.model).lm_head(policy.hidden_states(inputs)).double() / temperature
+        logits[:, list(self.forbidden)] = -torch.inf
+        likeliest = logits.softmax(-1).sort(-1, descending=True).values
+        if "top_k" in truncation:
+            kept = likeliest[:, : int(truncation["top_k"])].sum(-1)
+        else:
+            reached = likeliest.cumsum(-1) - likeliest < truncation["top_p"]  # before this id the share is not reached
+            kept = (likeliest * reached).sum(-1)
+        plain = token_logprobs(policy, inputs).numpy()
+        gaps = np.abs(plain - np.log(kept.numpy()) - behaviour(shard))
+        return {
+            "share within 1e-4": float((gaps < 1e-4).mean()),  # an id on the edge of top_p may fall on either side
+            "kept": float(kept.mean()),
+            "ratio": float(np.exp(plain - behaviour(shard)).mean()),
+        }
 
     def swap(self, path: str, version: int) -> None:
         state = load(Model(path=path), trainable=False).model.state_dict()
@@ -110,6 +133,12 @@ class Bench:
             setattr(core, reset, kept)
             core.reset_prefix_cache()
             core.reset_encoder_cache()
+
+
+def behaviour(shard: Shard) -> np.ndarray:
+    """The sampler's log-probabilities of all sampled tokens."""
+    masks = np.concatenate([np.asarray(m) for m in shard.rollout.column("mask").to_pylist()])
+    return np.concatenate([np.asarray(b) for b in shard.rollout.column("behaviour_logprobs").to_pylist()])[masks == 1]
 
 
 def facts(table: pa.Table, forbidden: tuple[int, ...]) -> dict[str, int]:
@@ -133,6 +162,8 @@ def main(architecture: str, folder: Path) -> dict[str, object]:
     report: dict[str, object] = {"facts": facts(first.rollout, bench.forbidden)}
     report["temperature 1"] = bench.difference(first, bench.path, 1.0)
     report["temperature 0.9"] = bench.difference(bench.play(0.9), bench.path, 0.9)
+    report["top_k 20"] = bench.truncated(0.9, top_k=20)
+    report["top_p 0.8"] = bench.truncated(0.9, top_p=0.8)
     bench.swap(bench.other, 1)
     after = bench.play(1.0)
     report["after update"] = bench.difference(after, bench.other, 1.0)

@@ -1,5 +1,5 @@
 """Sampler and learner agree on every sampled token, for all three families: before and after a weight update, at
-temperature 1 and 0.9, with two turns and two images. Real vLLM, a process per family."""
+temperature 1 and 0.9, under top_p and top_k, with two turns and two images. Real vLLM, a process per family."""
 
 import json
 import os
@@ -34,6 +34,16 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.mark.parametrize("when", ["temperature 1", "temperature 0.9", "after update"])
 def test_logprobs_agree(report: dict[str, Any], when: str) -> None:
     assert report[when] < 1e-4
+
+
+@pytest.mark.parametrize("truncation", ["top_k 20", "top_p 0.8"])
+def test_truncated_sampling_is_the_learner_s_distribution_over_the_mass_it_keeps(
+    report: dict[str, Any], truncation: str
+) -> None:
+    found = report[truncation]
+    assert found["share within 1e-4"] > 0.99
+    assert found["kept"] < 0.95  # otherwise nothing was truncated
+    assert found["ratio"] == pytest.approx(found["kept"], abs=1e-3)  # what the mismatch correction multiplies by
 
 
 def test_the_update_reached_the_engine(report: dict[str, Any]) -> None:

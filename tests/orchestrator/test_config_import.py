@@ -141,7 +141,8 @@ def test_the_report_says_what_became_of_each_setting_and_where_it_stood(old: Pat
     [
         ("worker.actor.ulysses_size=2", "sequence parallelism is not offered"),
         ("worker.actor.model.tokenizer_path=x", "copy the tokenizer's files"),
-        ("worker.actor.optim.strategy=adamw_bf16", "only AdamW with float32 states"),
+        ("algorithm.online_filtering=true trainer.max_try_make_batch=-1", "there is always a limit"),
+        ("algorithm.online_filtering=true algorithm.filter_high=11", "high=11.0 lies outside"),
         ("worker.actor.global_batch_size=100", "256 prompts do not divide into steps of 100"),
         ("worker.actor.fsdp.mp_param_dtype=fp16", "'fp16' has no counterpart; choose model.dtype from bfloat16"),
         ("worker.rollout.name=sglang", "vLLM alone"),
@@ -154,7 +155,7 @@ def test_the_report_says_what_became_of_each_setting_and_where_it_stood(old: Pat
         ("trainer.n_gpus_per_node=2", "too few"),
         ("worker.rollout.val_override_config={seed: 1}", "seed cannot be set for validation"),
         ("worker.reward.reward_function_kwargs={a: 1}", "reward.rules"),
-        ("algorithm.kl_penalty=full", "'full' has no counterpart"),
+        ("algorithm.kl_penalty=full algorithm.use_kl_loss=false", "place='loss'"),
         # Refused by our own configuration, in its words.
         ("worker.rollout.top_p=0.9 algorithm.use_kl_loss=false", "place='loss'"),
         ("algorithm.kl_penalty=kl", "expected gradient of 0"),
@@ -162,7 +163,7 @@ def test_the_report_says_what_became_of_each_setting_and_where_it_stood(old: Pat
     ],
 )  # fmt: skip
 def test_what_cannot_be_carried_over_is_left_to_decide(old: Path, override: str, said: str) -> None:
-    overrides = override.split() if override.startswith("worker.rollout.top_p") else [override]
+    overrides = override.split() if " algorithm." in override or " trainer." in override else [override]
     assert any(said in decision for decision in import_config(old, overrides).decisions)
 
 
@@ -171,6 +172,11 @@ def test_what_cannot_be_carried_over_is_left_to_decide(old: Path, override: str,
     [
         ("worker.reward.reward_function=mine.py:score", "reward.function", "mine.py:score"),
         ("worker.rollout.top_k=20", "rollout.sampling.top_k", 20),
+        ("worker.actor.optim.strategy=adamw_bf16", "learner.optimiser.state_dtype", "bfloat16"),
+        ("algorithm.kl_penalty=full", "algorithm.kl.estimator", "full"),
+        ("algorithm.online_filtering=true", "algorithm.dynamic_sampling.low", 0.01),
+        ("algorithm.online_filtering=true", "algorithm.dynamic_sampling.key", "reward"),
+        ("algorithm.online_filtering=true", "algorithm.dynamic_sampling.max_rounds", 20),
         ("algorithm.disable_kl=true", "algorithm.kl.coefficient", 0.0),
         ("worker.actor.model.lora.rank=8", "model.lora.exclude", ".*visual.*"),
         ("worker.actor.loss_avg_mode=seq", "algorithm.loss.denominator", "sequence"),
