@@ -12,18 +12,19 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from policy.collate import ModelInputs
 from policy.forward import Backbone, ReferenceStates
 from policy.model import base_model, load
 from policy.sharding import place
-from schemas.config import Model
+from schemas.config import Model, Sharding
 
 
 class ReferenceBackbone(Backbone):
-    """The reference without its head."""
+    """The reference up to its head."""
 
     @torch.no_grad()
     def forward(self, inputs: ModelInputs) -> Tensor:
@@ -34,15 +35,14 @@ class ReferenceBackbone(Backbone):
 class ExactReference:
     """A frozen copy of the model that training started from. Every rank builds it, and calls it together."""
 
-    def __init__(self, model: Model, device: str) -> None:
-        """Loads `model` without adapters, in its own dtype, sharded over the ranks of a process group."""
+    def __init__(self, model: Model, sharding: Sharding, device: str) -> None:
+        """Loads `model` without adapters, in its own dtype, sharded as the policy is in a process group."""
         plain = model.model_copy(update={"lora": None})
         loaded = load(plain, device=device, trainable=False, sharded=dist.is_initialized())
-        network = base_model(loaded.model)
-        self._head = network.lm_head.weight.detach().clone().to(device)
-        network.lm_head = nn.Identity()
         self._backbone = ReferenceBackbone(loaded).eval()
-        place(self._backbone, "float32", device)  # no casts: the weights have their dtype
+        place(self._backbone, plain, sharding, device, seed=0)
+        head = base_model(loaded.model).lm_head.weight.detach()
+        self._head = (head.full_tensor() if isinstance(head, DTensor) else head).to(device)
 
     def __call__(self, inputs: ModelInputs) -> ReferenceStates:
         """What PolicyModule needs of the reference for these inputs."""

@@ -84,7 +84,9 @@ class PolicyLearner:
         )
         self._scorer = Scorer(self.policy, self._collator, learner.micro_batches, self._device)
         self._objective = Objective(algorithm)
-        self._reference = ExactReference(model, self._device) if self._objective.needs_distributions else None
+        self._reference = (
+            ExactReference(model, learner.sharding, self._device) if self._objective.needs_distributions else None
+        )
 
     @property
     def optimiser(self) -> torch.optim.Optimizer:

@@ -13,7 +13,7 @@ from policy.forward import IMPOSSIBLE, PolicyModule
 from policy.learner import PolicyLearner
 from policy.model import base_model, load
 from policy.tiny import build_tiny
-from schemas.config import Algorithm, Kl, Learner, Lora, Model, Optimiser
+from schemas.config import Algorithm, Kl, Learner, Lora, Model, Optimiser, Sharding
 from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, replace, split
 
 TEMPERATURE = 0.7
@@ -28,6 +28,10 @@ def folder(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return str(build_tiny(tmp_path_factory.mktemp("tiny"), scale=1.5))
+
+
+def reference_of(folder):
+    return ExactReference(Model(path=folder), Sharding(), "cpu")
 
 
 def perturbed(module, size=0.02):
@@ -56,7 +60,7 @@ def test_it_is_the_sum_over_the_vocabulary(folder):
     policy = perturbed(PolicyModule(loaded, TEMPERATURE))
     inputs = inputs_of(folder, loaded)
     start = PolicyModule(load(Model(path=folder)), TEMPERATURE)
-    logprobs, entropy, kl = policy(inputs, False, ExactReference(Model(path=folder), "cpu")(inputs))
+    logprobs, entropy, kl = policy(inputs, False, reference_of(folder)(inputs))
     with torch.no_grad():
         ours, others = distributions(policy, inputs), distributions(start, inputs)
     torch.testing.assert_close(kl, full(ours, others), atol=1e-5, rtol=1e-4)
@@ -67,7 +71,7 @@ def test_it_is_the_sum_over_the_vocabulary(folder):
 def test_of_the_reference_itself_it_is_zero(tiny):
     loaded = load(Model(path=tiny))
     inputs = inputs_of(tiny, loaded)
-    kl = PolicyModule(loaded, TEMPERATURE)(inputs, False, ExactReference(Model(path=tiny), "cpu")(inputs))[2]
+    kl = PolicyModule(loaded, TEMPERATURE)(inputs, False, reference_of(tiny)(inputs))[2]
     assert kl.abs().max() < 1e-6
 
 
@@ -80,7 +84,7 @@ def test_the_mean_of_k1_over_draws_is_the_exact_kl(tiny):
         ours, others = distributions(policy, inputs), distributions(start, inputs)
         drawn = torch.multinomial(ours.exp(), 4000, replacement=True, generator=torch.Generator().manual_seed(1))
         estimate = (ours - others).gather(-1, drawn)
-        exact = policy(inputs, False, ExactReference(Model(path=tiny), "cpu")(inputs))[2]
+        exact = policy(inputs, False, reference_of(tiny)(inputs))[2]
     errors = (estimate.mean(-1) - exact) / (estimate.std(-1) / 4000**0.5)
     assert errors.abs().max() < 4.5
     assert errors.abs().mean() < 1.2
@@ -90,7 +94,7 @@ def test_chunks_change_nothing_and_hold_the_memory_down(tiny, monkeypatch):
     loaded = load(Model(path=tiny))
     policy = perturbed(PolicyModule(loaded, TEMPERATURE)).train()
     inputs = inputs_of(tiny, loaded)
-    states = ExactReference(Model(path=tiny), "cpu")(inputs)
+    states = reference_of(tiny)(inputs)
     shapes = set()
 
     def watched(ours, others):
