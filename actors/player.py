@@ -21,9 +21,9 @@ from actors.engine import Completion, Engine, Request
 from pointing.coordinates import Frame, Size
 from pointing.drawing import open_image
 from pointing.episode import Ended, Episode
-from pointing.prompts import instruction
 from policy.conversation import Ledger
 from policy.info import ModelInfo
+from policy.question import question_text
 from policy.seen import Seen, encode, see
 from policy.turns import ChatFormat
 from schemas import batch
@@ -132,7 +132,7 @@ class Player:
         seen = [see(image, family, data.min_pixels, data.max_pixels) for image in originals]
         original = Size(*originals[0].size)
         frame = Frame(family.frame_kind, original, Size(*seen[0].image.size))
-        text = instruction(task.question, data.prompt_style == "detailed", family.frame_kind)
+        text = question_text(task.question, data.prompt_style, family.frame_kind)
         prompt_ids = self._chat.prompt_ids(text, len(seen))
         group_id = f"{order.name}/{number}/{task.task_id}"
         groups[group_id] = _Group(task, frame, order.samples, images={s.ref.digest: s.png for s in seen})

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from actors.player import Order, Player
 from policy.determinism import be_deterministic
-from policy.info import read_info, read_tokenizer
+from policy.info import model_tokenizer, read_info
 from policy.sharding import join_shards
 from policy.turns import ChatFormat
 from schemas.config import Data, Model, Rollout, Transfer
@@ -31,7 +31,7 @@ class RolloutActor:
         from actors.vllm_engine import VllmEngine
 
         info = read_info(model.path)
-        chat = ChatFormat(read_tokenizer(model.path, trust_remote_code=model.trust_remote_code), data.system_prompt)
+        chat = ChatFormat(model_tokenizer(model), data.system_prompt)
         self._engine = VllmEngine(
             model.path,
             rollout.engine,

@@ -51,10 +51,11 @@ def connect(resources: Resources) -> None:
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)  # actors' own output is on the dashboard
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(
+        "local",  # not one that someone else has started on this machine
         num_cpus=max(os.cpu_count() or 1, int(resources.total_cpus) + 2),
         object_store_memory=resources.object_store_bytes,
         include_dashboard=False,

@@ -83,7 +83,7 @@ def import_config(file: Path, overrides: Sequence[str] = ()) -> Imported:
     found = _settings(values, origins)
     old = {name: found.get(name, knob.default) for name, knob in KNOBS.items()}
     lines = tuple(_convert(knob, old, origins) for knob in KNOBS.values() if knob.old in found or not _capital(knob))
-    dotted: dict[str, Any] = {"data.prompt_style": "short"}  # published prompts bring their own instruction
+    dotted: dict[str, Any] = {}
     for line in lines:
         dotted |= line.new
     nested = _nest(dotted)

@@ -8,10 +8,11 @@ from typing import Literal
 from pointing.coordinates import fit_to_grid
 from pointing.dataset import Dataset, DatasetOptions, read
 from pointing.image_check import image_size
-from pointing.prompts import instruction
-from policy.info import read_info, read_tokenizer
+from policy.info import model_tokenizer, read_info
+from policy.question import question_text
 from policy.turns import ChatFormat
 from schemas.config import Data, Model, SftConfig, TrainConfig
+from schemas.config_file import ConfigError
 from schemas.task import Task
 
 Split = Literal["train", "validation", "test"]
@@ -44,10 +45,13 @@ def read_split(config: TrainConfig | SftConfig, split: Split) -> tuple[Task, ...
 def read_dataset(model: Model, data: Data, files: tuple[str, ...]) -> Dataset:
     """Reads files with prompt lengths counted as the policy will see them."""
     info = read_info(model.path)
-    chat = ChatFormat(read_tokenizer(model.path, trust_remote_code=model.trust_remote_code), data.system_prompt)
+    try:
+        chat = ChatFormat(model_tokenizer(model), data.system_prompt)
+    except ValueError as error:
+        raise ConfigError(f"{model.chat_template or model.path}: {error}") from None
 
     def prompt_length(task: Task) -> int:
-        text = instruction(task.question, data.prompt_style == "detailed", info.family.frame_kind)
+        text = question_text(task.question, data.prompt_style, info.family.frame_kind)
         tokens = len(chat.prompt_ids(text, len(task.images)))
         for path in task.images:
             seen = fit_to_grid(image_size(Path(path)), info.family.grid, data.min_pixels, data.max_pixels)

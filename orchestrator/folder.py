@@ -128,6 +128,7 @@ _MAY_DIFFER = {
     "run.name",
     "run.folder",
     "run.resume",
+    "run.timeline",
     "trainer.max_steps",
     "trainer.epochs",
     "trainer.samples",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, cast
 
+ALL = 1_000_000  # more checkpoints or rounds than any run has
 Settings = Mapping[str, Any]  # every published setting by its dotted name, defaults filled in
 
 
@@ -102,6 +103,22 @@ def mini_batches(size: Any, old: Settings) -> Outcome:
     return Outcome({"learner.mini_batches": prompts // per_step}, remark=remark)
 
 
+def micro_batches(rows: Any, old: Settings) -> Outcome:
+    """A number of trajectories, or as many tokens as that number of the longest may have."""
+    if not old["worker.actor.dynamic_batching"]:
+        return Outcome({"learner.micro_batch_rows": rows})
+    longest = int(model_length(old["worker.rollout.max_model_len"], old).values["rollout.engine.max_model_len"])
+    return Outcome(
+        {"learner.micro_batch_tokens": int(number(rows, "micro_batch_size_per_device_for_update")) * longest}
+    )
+
+
+def sharding(ranks: Any, _: Settings) -> Outcome:
+    """-1 was all of them."""
+    count = int(number(ranks, "fsdp_size"))
+    return Outcome({"learner.sharding.ranks": count} if count > 0 else {})
+
+
 LOSSES = {"default": "ppo_clip", "gspo": "gspo", "gspo_token": "gspo_token", "cispo": "cispo", "sapo": "sapo"}
 CLIPPED = ("default", "gspo", "gspo_token", "cispo")
 
@@ -185,6 +202,24 @@ def kl_controller(kind: Any, old: Settings) -> Outcome:
         else ""
     )
     return Outcome({"algorithm.kl.controller": kind}, remark=remark)
+
+
+def format_prompt(file: Any, _: Settings) -> Outcome:
+    """Published prompts bring their own instruction, so without a template the row's text is the question."""
+    if file is None:
+        return Outcome({"data.prompt_style": "short"})
+    if not str(file).endswith((".jinja", ".jinja2", ".j2")):
+        return Outcome(decide="data.prompt_style takes a template by the ending .jinja: rename the file")
+    return Outcome({"data.prompt_style": str(file)})
+
+
+def chat_template(template: Any, _: Settings) -> Outcome:
+    """The text of a template there, a file here."""
+    if template is None:
+        return Outcome()
+    if "{" in str(template):
+        return Outcome(decide="write the template into a file and name it in model.chat_template")
+    return Outcome({"model.chat_template": template})
 
 
 def adaptive(name: str, only: Mapping[Any, Any] | None = None) -> Convert:
@@ -299,9 +334,6 @@ def checkpoint_path(path: Any, _: Settings) -> Outcome:
         return Outcome()
     folder = PurePosixPath(str(path))
     return Outcome({"run.folder": str(folder.parent), "run.name": folder.name})
-
-
-ALL = 1_000_000  # checkpoints; more than any run writes
 
 
 def keep(limit: Any, _: Settings) -> Outcome:

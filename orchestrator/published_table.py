@@ -17,10 +17,12 @@ from orchestrator.published_rules import (
     Convert,
     Outcome,
     adaptive,
+    chat_template,
     checkpoint_path,
     every,
     filter_high,
     filtered,
+    format_prompt,
     gone,
     gone_if,
     keep,
@@ -30,6 +32,7 @@ from orchestrator.published_rules import (
     loggers,
     lora,
     max_rounds,
+    micro_batches,
     mini_batches,
     model_length,
     multiturn,
@@ -37,6 +40,7 @@ from orchestrator.published_rules import (
     reward_kwargs,
     run_folder,
     run_name,
+    sharding,
     share_out,
     stop_strings,
     to,
@@ -96,8 +100,14 @@ def _data() -> Iterator[Knob]:
     yield _mapped("rollout_batch_size", 512, "rollout.tasks_per_step")
     yield _gone("mini_rollout_batch_size", None, "all tasks of a step are in the engines at once")
     yield _gone("val_batch_size", -1, "all validation tasks are in the engines at once")
-    yield _gone("format_prompt", None, "write the wrapped question into the data", gone_if(None, otherwise="wrap it"))
-    yield _gone("override_chat_template", None, "edit the checkpoint's chat template", gone_if(None, otherwise="edit"))
+    yield _mapped(
+        "format_prompt",
+        None,
+        "data.prompt_style",
+        "a Jinja file that wraps {{ content }}; null: as it is",
+        format_prompt,
+    )
+    yield _mapped("override_chat_template", None, "model.chat_template", "a Jinja file", chat_template)
     yield _mapped("shuffle", True, "data.shuffle")
     yield _mapped("seed", 1, "run.seed", "one seed for data, sampling and adapters")
     yield _mapped("min_pixels", 262144, "data.min_pixels", "ground truth is converted with the image")
@@ -166,12 +176,12 @@ MEMORY = "changes memory and speed only; FSDP2 shards every block over the ranks
 def _fsdp() -> Iterator[Knob]:
     for name, default in (
         ("enable_full_shard", True),
-        ("enable_cpu_offload", False),
         ("enable_rank0_init", True),
         ("use_orig_params", False),
-        ("fsdp_size", -1),
     ):
         yield _gone(name, default, MEMORY)
+    yield _mapped("enable_cpu_offload", False, "learner.sharding.cpu_offload")
+    yield _mapped("fsdp_size", -1, "learner.sharding.ranks", "-1 is null: all ranks share one copy", sharding)
     yield _gone("torch_dtype", None, "trained weights are kept in float32, frozen ones in model.dtype")
     yield _mapped(
         "mp_param_dtype",
@@ -205,9 +215,13 @@ def _actor() -> Iterator[Knob]:
         mini_batches,
     )
     yield _mapped(
-        "micro_batch_size_per_device_for_update", 4, "learner.micro_batch_rows", "trajectories in one forward pass"
+        "micro_batch_size_per_device_for_update",
+        4,
+        "learner.micro_batch_rows learner.micro_batch_tokens",
+        "with dynamic_batching as many tokens as so many of the longest trajectories have",
+        micro_batches,
     )
-    yield _gone("micro_batch_size_per_device_for_experience", 16, "learner.micro_batch_rows serves both")
+    yield _gone("micro_batch_size_per_device_for_experience", 16, "one limit serves both")
     yield _mapped("max_grad_norm", 1.0, "learner.optimiser.max_grad_norm")
     loss = "worker.actor.loss_type"
     for name, default, losses in (
@@ -237,9 +251,17 @@ def _actor() -> Iterator[Knob]:
         "packed or padded: the same numbers",
         to("learner.layout", only={True: "packed", False: "padded"}),
     )
-    yield _gone("dynamic_batching", True, "micro-batches count trajectories; gradients do not depend on the split")
+    yield _mapped(
+        "dynamic_batching",
+        True,
+        "learner.micro_batch_tokens",
+        "gradients do not depend on the split",
+        lambda on, old: (
+            micro_batches(old["worker.actor.micro_batch_size_per_device_for_update"], old) if on else Outcome()
+        ),
+    )
     yield _gone("ulysses_size", 1, "sequence parallelism is not offered", gone_if(1, otherwise=ULYSSES))
-    yield _gone("use_torch_compile", True, "changes speed only; the learner is not compiled")
+    yield _gone("use_torch_compile", True, "changes speed only; learner.compile is off unless you set it")
     yield _gone("global_batch_size_per_device", -1, "derived, there and here")
     for name, default in (("disable_kl", False), ("use_kl_loss", False), ("kl_penalty", "kl"), ("kl_coef", 0.0)):
         yield _gone(name, default, f"derived there: set algorithm.{name}")
@@ -473,7 +495,13 @@ def _trainer() -> Iterator[Knob]:
         "a run continues in its own folder",
         gone_if(None, otherwise="its checkpoints are not read: merge them to a Hugging Face folder, set model.path"),
     )
-    yield _gone("ray_timeline", None, "time/ in metrics.jsonl", gone_if(None, otherwise="not offered"))
+    yield _mapped(
+        "ray_timeline",
+        None,
+        "run.timeline",
+        "a file there; timeline.json in the run folder here",
+        lambda file, _: Outcome({"run.timeline": file is not None}),
+    )
     yield _mapped("find_last_checkpoint", True, "run.resume", "false refuses a folder that exists")
 
 

@@ -137,7 +137,9 @@ class RewardRole:
     """The reward service, through its deployment handle: one call per shard."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self._client = HandleClient(deploy(config.reward), timeout_s=config.reward.request_timeout_s)
+        # Named after the run: runs that share a cluster each have their own.
+        self._app = f"{APP_NAME}-{config.run.name}"
+        self._client = HandleClient(deploy(config.reward, self._app), timeout_s=config.reward.request_timeout_s)
 
     def score(self, shard: ShardRef) -> PendingScores:
         """Starts scoring a shard; the table travels by reference. A call lost with its replica is sent again."""
@@ -145,7 +147,7 @@ class RewardRole:
 
     def stop(self) -> None:
         """Takes the application down; others on the same cluster stay."""
-        serve.delete(APP_NAME)
+        serve.delete(self._app)
 
 
 class ReferenceRole:

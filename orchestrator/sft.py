@@ -19,11 +19,12 @@ from ray.train.torch import TorchTrainer
 from orchestrator.cluster import connect
 from orchestrator.data import read_split
 from orchestrator.folder import RunFolder, open_run, prune
+from orchestrator.job import refuse_lost, refuse_unshared
 from orchestrator.metrics import MetricsLog, learner_numbers
 from orchestrator.report import plot_curves
 from pointing.sampler import Cursor, Sampler
 from policy.determinism import be_deterministic
-from policy.info import read_info, read_tokenizer
+from policy.info import model_tokenizer, read_info
 from policy.learner import PolicyLearner
 from policy.transcripts import Supervised, supervised, to_tables
 from policy.turns import ChatFormat
@@ -33,19 +34,19 @@ from schemas.task import Task
 
 def run_sft(config: SftConfig) -> RunFolder:
     """Fine-tunes as configured and exports the model; continues from the last checkpoint if there is one."""
+    refuse_lost(config)
     tasks = read_split(config, "train")
     folder = open_run(config.run, config)
     steps = -(-config.trainer.samples // config.trainer.batch_rows)
     print(f"run folder   {folder.root}")
     print(f"data         {len(tasks)} tasks; {config.trainer.samples} samples in {steps} steps", flush=True)
     connect(config.resources)
+    refuse_unshared(folder, config, tasks)
     resources = config.resources
-    # Train's workers run in a folder of their own, where a relative path means something else.
-    model = config.model.model_copy(update={"path": str(Path(config.model.path).resolve())})
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
-            "config": config.model_copy(update={"model": model}),
+            "config": _with_whole_paths(config),
             "tasks": ray.put(tasks),
             "folder": str(folder.root.resolve()),
         },
@@ -63,6 +64,18 @@ def run_sft(config: SftConfig) -> RunFolder:
         ray.shutdown()
     plot_curves(folder.metrics, folder.root / "curves.png")
     return folder
+
+
+def _with_whole_paths(config: SftConfig) -> SftConfig:
+    """Train's workers run in a folder of their own, where a relative path means something else."""
+    model, data = config.model, config.data
+    files = {"path": str(Path(model.path).resolve())}
+    if model.chat_template is not None:
+        files["chat_template"] = str(Path(model.chat_template).resolve())
+    style = data.prompt_style if data.prompt_style in ("short", "detailed") else str(Path(data.prompt_style).resolve())
+    return config.model_copy(
+        update={"model": model.model_copy(update=files), "data": data.model_copy(update={"prompt_style": style})}
+    )
 
 
 def _worker(given: dict[str, Any]) -> None:
@@ -108,8 +121,7 @@ def _batches(
 ) -> Iterator[tuple[int, list[Supervised], Cursor]]:
     """Every step's rows of this rank, with the place in the data after it."""
     info = read_info(config.model.path)
-    tokenizer = read_tokenizer(config.model.path, trust_remote_code=config.model.trust_remote_code)
-    chat = ChatFormat(tokenizer, config.data.system_prompt)
+    chat = ChatFormat(model_tokenizer(config.model), config.data.system_prompt)
     sampler = Sampler(len(tasks), config.run.seed, config.data.shuffle)
     for step in range(first, steps):
         chosen, position = sampler.take(position, config.trainer.batch_rows)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
+
 from algorithms.estimators import refuse
 from orchestrator.cluster import Cluster, Players, connect
 from orchestrator.data import Split, read_split
 from orchestrator.evaluate import Evaluation, evaluate
 from orchestrator.folder import RunFolder, open_run
+from orchestrator.job import refuse_lost, refuse_unshared
 from orchestrator.loop import train
 from orchestrator.metrics import MetricsLog, screen
 from orchestrator.progress import Position, Progress, total_steps
@@ -36,6 +39,7 @@ def run_training(config: TrainConfig) -> Outcome:
     Everything that can be refused is refused before Ray starts.
     """
     refuse_ineffective(config)
+    refuse_lost(config)
     tasks = read_split(config, "train")
     validation = read_split(config, "validation")
     steps = total_steps(config, len(tasks))
@@ -46,6 +50,7 @@ def run_training(config: TrainConfig) -> Outcome:
     print(f"batch plan   {config.plan}; {steps} steps", flush=True)
 
     connect(config.resources)
+    refuse_unshared(folder, config, tasks)
     log = MetricsLog(folder.root)
     cluster = Cluster(config, steps)
     try:
@@ -60,6 +65,8 @@ def run_training(config: TrainConfig) -> Outcome:
             shown.close()
     finally:
         log.close()
+        if config.run.timeline:
+            ray.timeline(str(folder.root / "timeline.json"))
         cluster.shutdown()
     return Outcome(folder, steps, watch.first, watch.last)
 

@@ -10,6 +10,8 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pointing.coordinates import FAMILIES, Family
+from schemas.config import Model
+from schemas.config_file import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,23 @@ def read_info(path: str) -> ModelInfo:
         raise ValueError(f"{file}: model_type={kind!r} is not supported; use one of {', '.join(FAMILIES)}")
     text = config.get("text_config", config)
     return ModelInfo(path, FAMILIES[kind], config["image_token_id"], text["vocab_size"])
+
+
+def model_tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    """The tokenizer of a configured model, with its own chat template or the configured one.
+
+    Raises ConfigError when the template cannot be read.
+    """
+    tokenizer = read_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
+    if model.chat_template is not None:
+        try:
+            tokenizer.chat_template = Path(model.chat_template).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(
+                f"model.chat_template={model.chat_template!r}: cannot be read ({error.strerror}); give the path of a "
+                "Jinja file"
+            ) from None
+    return tokenizer
 
 
 def read_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

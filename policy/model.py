@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from pointing.coordinates import Family
-from policy.info import read_info, read_tokenizer
+from policy.info import model_tokenizer, read_info
 from policy.turns import ChatFormat
 from policy.vision import ImageStats, install_fast_vision, read_image_stats
 from policy.weights import initial_adapter, is_adapter
@@ -65,7 +65,7 @@ def load(
             "or attention='sdpa'"
         )
     info = read_info(config.path)
-    tokenizer = read_tokenizer(config.path, trust_remote_code=config.trust_remote_code)
+    tokenizer = model_tokenizer(config)
     master = torch.float32 if trainable and config.lora is None else getattr(torch, config.dtype)
     model: Any = _without_weights(config, master) if sharded else _with_weights(config, master).to(device)
     fast_vision = device == "cpu" and config.attention == "sdpa"

@@ -10,9 +10,10 @@ import pyarrow as pa
 from pointing.coordinates import Frame, Size
 from pointing.drawing import open_image
 from pointing.episode import Ended, Episode
-from pointing.prompts import instruction, transcript
+from pointing.prompts import transcript
 from policy.conversation import ImageRef, Ledger
 from policy.info import ModelInfo
+from policy.question import question_text
 from policy.seen import encode, see
 from policy.turns import ChatFormat
 from schemas import batch
@@ -53,7 +54,7 @@ def supervised(task: Task, info: ModelInfo, chat: ChatFormat, data: Data) -> Sup
         drawn = encode(outcome.image, info.family)
         pictures[drawn.ref.digest] = drawn.png
         observations.append((outcome.text, drawn.ref))
-    question = instruction(task.question, data.prompt_style == "detailed", info.family.frame_kind)
+    question = question_text(task.question, data.prompt_style, info.family.frame_kind)
     ledger = chat.sft_ledger(question, [s.ref for s in seen], turns, observations)
     return Supervised(task.task_id, ledger, pictures)
 

@@ -37,6 +37,9 @@ class Run(Record):
     seed: NonNegativeInt = 1
     deterministic: bool = False  # the same numbers, bit for bit, every time on the same machine; slower, float32 alone
     resume: bool = True  # continue from the last checkpoint when the run folder holds one
+    timeline: bool = (
+        False  # write Ray's trace of all tasks and calls to timeline.json, for chrome://tracing or Perfetto
+    )
 
 
 class Lora(Record):
@@ -52,6 +55,7 @@ class Model(Record):
     """The policy. `path` is a Hugging Face checkpoint folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model."""
 
     path: str
+    chat_template: str | None = None  # a Jinja file in place of the checkpoint's own template; exported with the model
     dtype: DType = "float32"
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     freeze_vision: bool = False
@@ -71,7 +75,8 @@ class Data(Record):
     ground_truth_key: str = "ground_truth"
     image_key: str = "images"
     video_key: str = "videos"
-    prompt_style: Literal["short", "detailed"] = "detailed"
+    # "short" asks the question alone, "detailed" describes tool and answer after it, a Jinja file wraps {{ content }}.
+    prompt_style: Literal["short", "detailed"] | Annotated[str, Field(pattern=r"^.+\.(jinja|jinja2|j2)$")] = "detailed"
     system_prompt: str | None = None  # None keeps the chat template's own
     min_pixels: PositiveInt = 256 * 28 * 28
     max_pixels: PositiveInt = 1280 * 28 * 28

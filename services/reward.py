@@ -105,7 +105,7 @@ def _with_whole_path(options: ServiceOptions) -> ServiceOptions:
     return options.model_copy(update={"function": f"{Path(path).resolve()}:{name}"})
 
 
-def deploy(options: ServiceOptions) -> DeploymentHandle[Any]:
+def deploy(options: ServiceOptions, name: str = APP_NAME) -> DeploymentHandle[Any]:
     """Starts the service on the running Ray cluster and waits until it can score. Returns the driver's door.
 
     With `options.port` None no HTTP proxy is started. HTTP options belong to the whole cluster: the first call decides.
@@ -118,7 +118,7 @@ def deploy(options: ServiceOptions) -> DeploymentHandle[Any]:
         serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http)
     return serve.run(
         build_app(options),
-        name=APP_NAME,
+        name=name,
         route_prefix=None if options.port is None else "/",
         logging_config=LoggingConfig(enable_access_log=False),
     )
