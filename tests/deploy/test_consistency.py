@@ -270,3 +270,15 @@ def test_a_service_that_others_can_reach_needs_its_token_and_port() -> None:
         reward({"host": "0.0.0.0", "port": 8100})
     with pytest.raises(ValueError, match="port is not set"):
         reward({"host": "0.0.0.0", "token_env": "POINTVG_REWARD_TOKEN"})
+
+
+def test_the_guide_names_what_there_is() -> None:
+    guide = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    tabled = set(re.findall(r"^\| `([a-z-]+)` \|", guide, re.MULTILINE))
+    assert tabled == set(FOLDERS)
+    for path in re.findall(r"`((?:deploy|docker|scripts|configs|orchestrator)/[\w./*-]+)`", guide):
+        assert list(ROOT.glob(path)), path
+    for name in re.findall(r"kubectl create secret generic ([\w-]+)", guide):
+        assert name in {secret["metadata"]["name"] for secret in secrets()}
+    version = PROJECT["version"]
+    assert set(re.findall(r"pointvg-r:(\d[\w.-]*)", guide)) == {f"{version}-cpu"}
