@@ -37,9 +37,15 @@ def listing(system: fs.FileSystem, root: str) -> dict[str, fs.FileInfo]:
 
 
 def copy(source: str, target: str) -> int:
-    """Copies what is not at the target, or is older or of another size there; returns the number of files."""
+    """Copies what is not at the target, or is older or of another size there; returns the number of files.
+
+    Raises OSError where a side cannot be reached. A folder that is not there yet has no files.
+    """
     from_system, from_root = side(source)
     to_system, to_root = side(target)
+    bucket = from_root.partition("/")[0]  # empty for a path of this machine
+    if bucket and from_system.get_file_info(bucket).type == fs.FileType.NotFound:
+        raise FileNotFoundError(f"{source}: there is no bucket {bucket}, or these credentials do not see it")
     there = listing(to_system, to_root)
     stale = [
         name
