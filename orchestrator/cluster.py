@@ -21,6 +21,7 @@ from orchestrator.clock import timed
 from orchestrator.roles import LearnerRole, NoReference, ReferenceRole, RewardRole, RolloutRole, ShardRef
 from schemas.config import Resources, TrainConfig
 from services.handle import PendingScores
+from services.proxy import PROXY_ENV
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,8 @@ def connect(resources: Resources) -> None:
         ray.init(logging_level=logging.ERROR, log_to_driver=False)  # actors' own output is on the dashboard
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for name, value in PROXY_ENV.items():  # for reward.port: what Serve's proxy answers, as problem details
+        os.environ.setdefault(name, value)
     ray.init(
         "local",  # not one that someone else has started on this machine
         num_cpus=max(os.cpu_count() or 1, int(resources.total_cpus) + 2),
