@@ -35,13 +35,18 @@ def tool(name: str) -> str:
     return found
 
 
-@cache
-def rendered(folder: str) -> tuple[dict[str, Any], ...]:
-    """Every document of `kubectl apply -k deploy/FOLDER`."""
-    command = [tool("kubectl"), "kustomize", str(DEPLOY / folder)]
+def build(folder: Path) -> tuple[dict[str, Any], ...]:
+    """Every document of `kubectl apply -k FOLDER`."""
+    command = [tool("kubectl"), "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     return tuple(yaml.safe_load_all(done.stdout))
+
+
+@cache
+def rendered(folder: str) -> tuple[dict[str, Any], ...]:
+    """Every document of a folder of deploy/."""
+    return build(DEPLOY / folder)
 
 
 def only(folder: str, kind: str) -> dict[str, Any]:

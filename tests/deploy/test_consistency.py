@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import shlex
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,19 @@ import yaml
 from schemas.config import TrainConfig
 from schemas.config_file import load
 from schemas.service import ServiceConfig, ServiceOptions
-from tests.deploy.manifests import FOLDERS, ROOT, cluster, containers, groups, only, pods, rendered, secrets
+from tests.deploy.manifests import (
+    DEPLOY,
+    FOLDERS,
+    ROOT,
+    build,
+    cluster,
+    containers,
+    groups,
+    only,
+    pods,
+    rendered,
+    secrets,
+)
 
 JOBS = ["train", "train-kueue", "train-object-storage", "kind"]
 RAY = [*((folder, "RayJob") for folder in JOBS), ("reward", "RayService")]
@@ -282,3 +296,14 @@ def test_the_guide_names_what_there_is() -> None:
         assert name in {secret["metadata"]["name"] for secret in secrets()}
     version = PROJECT["version"]
     assert set(re.findall(r"pointvg-r:(\d[\w.-]*)", guide)) == {f"{version}-cpu"}
+
+
+def test_the_guides_overlay_moves_everything_to_its_namespace_and_registry(tmp_path: Path) -> None:
+    guide = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"# my-overlay/kustomization.yaml\n((?:    .+\n)+)", guide)
+    text = textwrap.dedent(block).replace("../deploy/train", os.path.relpath(DEPLOY / "train", tmp_path.resolve()))
+    (tmp_path / "kustomization.yaml").write_text(text)
+    found = build(tmp_path)
+    (job,) = [d for d in found if d["kind"] == "RayJob"]
+    assert {container["image"] for container in containers(job)} == {"my.registry/pointvg-r:0.1.0-gpu"}
+    assert {d["metadata"].get("namespace") for d in found if d["kind"] != "PriorityClass"} == {"my-team"}
