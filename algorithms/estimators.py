@@ -21,7 +21,8 @@ from algorithms.token_advantages import gae, reinforce_plus_plus, reinforce_plus
 class EstimatorBatch:
     """What estimators read. scores, groups: [B]. mask: [B, T]. penalty: [B, T], taken off each token's reward.
 
-    greedy_scores [B] for "remax", values [B, T] and lam for "gae", gamma for "gae" and "reinforce_plus_plus".
+    greedy_scores [B] for "remax"; gamma for "gae" and "reinforce_plus_plus"; for "gae" values [B, T], lam of the
+    advantages, return_lam of the returns, and whether advantages are whitened.
 
     >>> import torch
     >>> batch = EstimatorBatch(torch.tensor([1.0, 3.0]), torch.tensor([0, 0]), torch.tensor([[1, 1], [0, 1]]))
@@ -36,7 +37,9 @@ class EstimatorBatch:
     greedy_scores: Tensor | None = None
     values: Tensor | None = None
     gamma: float = 1.0
-    lam: float = 1.0
+    lam: float = 0.95
+    return_lam: float = 1.0
+    whiten: bool = True
 
     @property
     def rewards(self) -> Tensor:
@@ -79,8 +82,9 @@ def _remax(batch: EstimatorBatch) -> Advantages:
 def _gae(batch: EstimatorBatch) -> Advantages:
     if batch.values is None:
         raise ValueError("advantage 'gae' needs values: the critic's, of every token")
-    advantages, returns = gae(batch.rewards, batch.values, batch.mask, batch.gamma, batch.lam)
-    return Advantages(whiten(advantages, batch.mask), returns)
+    advantages, _ = gae(batch.rewards, batch.values, batch.mask, batch.gamma, batch.lam)
+    _, returns = gae(batch.rewards, batch.values, batch.mask, batch.gamma, batch.return_lam)
+    return Advantages(whiten(advantages, batch.mask) if batch.whiten else advantages, returns)
 
 
 ESTIMATORS: Mapping[str, Callable[[EstimatorBatch], Advantages]] = MappingProxyType(
@@ -116,11 +120,11 @@ def refuse(
     adaptive: bool = False,
     kl_loss: str | None = None,
     gamma_set: bool = False,
-    lam_set: bool = False,
+    gae_set: bool = False,
 ) -> tuple[str, ...]:
     """Why this combination would have no effect, or not the one asked for; empty if it is sound.
 
-    kl_loss: estimator of a KL term in the loss, None for no such term. gamma_set, lam_set: whether the user wrote them.
+    kl_loss: estimator of a KL term in the loss, None for no such term. gamma_set, gae_set: whether the user wrote them.
     """
     reasons = [
         f"unknown {what} {name!r}; choose from {', '.join(known)}"
@@ -143,6 +147,6 @@ def refuse(
         )
     if gamma_set and advantage not in ("gae", "reinforce_plus_plus"):
         reasons.append(f"advantage {advantage!r} does not discount: gamma has no effect; remove it")
-    if lam_set and advantage != "gae":
-        reasons.append(f"advantage {advantage!r} has no trace: lam has no effect; remove it")
+    if gae_set and advantage != "gae":
+        reasons.append(f"advantage {advantage!r} reads no values: the gae section has no effect; remove it")
     return tuple(reasons)

@@ -81,6 +81,7 @@ def refuse_ineffective(config: TrainConfig) -> None:
         adaptive=algorithm.adaptive is not None,
         kl_loss=algorithm.kl.estimator if config.uses_reference and algorithm.kl.place == "loss" else None,
         gamma_set=algorithm.gamma is not None,
+        gae_set=algorithm.gae is not None,
     )
     if reasons:
         raise ConfigError("\n".join(f"algorithm: {reason}" for reason in reasons))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch.distributed as dist
 from torch import Tensor
 
 from policy.objective import SUMS
+from policy.sharding import sum_over_ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,6 @@ def reduce_step(sums: Tensor, largest: Tensor, norm: float) -> StepReport:
     if dist.is_initialized():
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
     return StepReport(sum_over_ranks(SUMS, sums), float(largest), norm)
-
-
-def sum_over_ranks(names: Sequence[str], sums: Tensor) -> dict[str, float]:
-    """The sums of all ranks added up, by name."""
-    if dist.is_initialized():
-        dist.all_reduce(sums)
-    return dict(zip(names, sums.tolist(), strict=True))
 
 
 def summarise(steps: list[StepReport], lr: float) -> UpdateReport:

@@ -113,6 +113,13 @@ def most_over_ranks(counts: Sequence[int], device: str) -> list[int]:
     return agreed.tolist()
 
 
+def sum_over_ranks(names: Sequence[str], sums: Tensor) -> dict[str, float]:
+    """The sums of all ranks added up, by name. All ranks must call it."""
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    return dict(zip(names, sums.tolist(), strict=True))
+
+
 def local_shards(policy: PolicyModule) -> dict[str, Array]:
     """This rank's rows of every weight by its Hugging Face name, float32, copied to the CPU.
 

@@ -1,7 +1,8 @@
 """The Arrow tables that stages hand to one another, and the check at every entry.
 
     rollout actor --ROLLOUT, IMAGES--> reward    --SCORES-----> assemble --TRAINING--> learner
-                                   \\-> reference --REFERENCE-/
+                                   |-> reference --REFERENCE-/           \\-CRITIC----> critic
+                                   \\-> critic    --VALUES----/
 
 A stage returns only its own columns, keyed by `trajectory_id`. Ragged columns are lists; padding and packing happen in
 policy/collate.py alone. Images are losslessly encoded bytes, once per group, in a table of their own.
@@ -62,20 +63,39 @@ REFERENCE = _schema(
     ("reference_logprobs", _floats, False),  # aligned with token_ids, 0 where mask is 0
 )
 
-TRAINING = _schema(
+VALUES = _schema(
+    ("trajectory_id", pa.string(), False),
+    ("values", _floats, False),  # of the state before each sampled id; aligned with token_ids, 0 where mask is 0
+)
+
+_INPUTS = (
     ("trajectory_id", pa.string(), False),
     ("group_id", pa.string(), False),
     ("token_ids", _tokens, False),
     ("mask", pa.list_(pa.int8()), False),
     ("image_digests", pa.list_(pa.string()), False),
     ("image_grids", pa.list_(_grid), False),
-    ("behaviour_logprobs", _floats, False),
-    ("reference_logprobs", _floats, True),  # null when no reference model is used
-    ("advantages", _floats, False),  # aligned with token_ids, 0 where mask is 0
+)
+_PLAN = (
     ("optimiser_step", pa.int32(), False),
     ("rank", pa.int32(), False),
     ("micro_batch", pa.int32(), False),
     ("denominator", pa.float64(), False),  # what the loss divides by, the same in one optimiser step
+)
+
+TRAINING = _schema(
+    *_INPUTS,
+    ("behaviour_logprobs", _floats, False),
+    ("reference_logprobs", _floats, True),  # null when no reference model is used
+    ("advantages", _floats, False),  # aligned with token_ids, 0 where mask is 0
+    *_PLAN,
+)
+
+CRITIC = _schema(
+    *_INPUTS,
+    ("values", _floats, False),  # before the update
+    ("returns", _floats, False),  # what they should have been; aligned with token_ids, 0 where mask is 0
+    *_PLAN,
 )
 
 
@@ -108,7 +128,7 @@ def _check_token_lengths(table: pa.Table, stage: str) -> None:
     import pyarrow.compute as pc
 
     lengths = pc.list_value_length(table.column("token_ids"))
-    for name in ("mask", "behaviour_logprobs", "reference_logprobs", "advantages"):
+    for name in ("mask", "behaviour_logprobs", "reference_logprobs", "advantages", "values", "returns"):
         if name not in table.schema.names:
             continue
         column = table.column(name)

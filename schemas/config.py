@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from schemas.method import DynamicSampling, Mismatch, Overlong
+from schemas.method import DynamicSampling, Gae, Mismatch, Overlong
 from schemas.micro_batches import MicroBatches
 from schemas.scoring import RewardRules
 from schemas.service import ServiceOptions
@@ -25,7 +25,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 DType = Literal["float32", "bfloat16"]
 Transfer = Literal["object_store", "nccl"]
 Advantage = Literal[
-    "grpo", "dr_grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "remax"
+    "grpo", "dr_grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "remax", "gae"
 ]
 
 
@@ -270,6 +270,7 @@ class Algorithm(Record):
 
     advantage: Advantage = "grpo"
     gamma: Fraction | None = None  # discount per sampled token where the advantage has one; None: 1
+    gae: Gae | None = None  # None: the defaults, where the advantage is 'gae'
     adaptive: Adaptive | None = None
     loss: Loss = Loss()
     kl: Kl = Kl()
@@ -342,6 +343,22 @@ class Learner(Record):
         return self
 
 
+class Critic(Record):
+    """The value network of advantage 'gae': a backbone like the policy's with one number per token as its output.
+
+    Type, attention, adapters and frozen parts are those of the model section, the layout is the learner's.
+    """
+
+    path: str | None = None  # backbone to start from, same family and tokenizer; None: model.path
+    optimiser: Optimiser = Optimiser(lr=1e-5)
+    epochs: PositiveInt = 1
+    mini_batches: PositiveInt = 1
+    micro_batch_rows: PositiveInt = 16
+    value_clip: PositiveFloat | None = None  # how far one batch may move a value, in units of reward; None: no bound
+    pretrain_steps: NonNegativeInt = 0  # training steps in which the critic learns and the policy does not
+    max_nonfinite_steps: NonNegativeInt = 5
+
+
 class Validation(Record):
     """Held-out evaluation: `samples` draws per task at the sampling below, and one greedy pass."""
 
@@ -368,12 +385,15 @@ class Resources(Record):
     rollout_engines: PositiveInt = 1
     learner_ranks: PositiveInt = 1
     reference_replicas: PositiveInt = 1
+    critic_ranks: PositiveInt = 1  # started only with a critic section
     cpus_per_engine: NonNegativeFloat = 1.0
     cpus_per_learner: NonNegativeFloat = 1.0
     cpus_per_reference: NonNegativeFloat = 1.0
+    cpus_per_critic: NonNegativeFloat = 1.0
     gpus_per_engine: NonNegativeFloat = 0.0
     gpus_per_learner: NonNegativeFloat = 0.0
     gpus_per_reference: NonNegativeFloat = 0.0
+    gpus_per_critic: NonNegativeFloat = 0.0
     threads: PositiveInt = 1
     weight_transfer: Transfer = "object_store"
     placement: Literal["PACK", "SPREAD"] = "PACK"
@@ -389,6 +409,7 @@ class Resources(Record):
             self.rollout_engines * self.cpus_per_engine
             + self.learner_ranks * self.cpus_per_learner
             + self.reference_replicas * self.cpus_per_reference
+            + self.critic_ranks * self.cpus_per_critic
         )
 
     @model_validator(mode="after")
@@ -484,6 +505,7 @@ class TrainConfig(Record):
     reward: ServiceOptions = ServiceOptions(rules=RewardRules(negative_max=10.0))
     algorithm: Algorithm = Algorithm()
     learner: Learner = Learner()
+    critic: Critic | None = None  # needed by, and only by, algorithm.advantage='gae'
     validation: Validation = Validation()
     checkpoint: Checkpoint = Checkpoint()
     resources: Resources = Resources()
@@ -499,6 +521,20 @@ class TrainConfig(Record):
             epochs=self.learner.epochs,
             mini_batches=self.learner.mini_batches,
             micro_batches=self.learner.micro_batches,
+        )
+
+    @property
+    def critic_plan(self) -> BatchPlan | None:
+        """The batch plan of the critic; None without one."""
+        if self.critic is None:
+            return None
+        return BatchPlan(
+            tasks=self.rollout.tasks_per_step,
+            samples=self.rollout.samples_per_task,
+            ranks=self.resources.critic_ranks,
+            epochs=self.critic.epochs,
+            mini_batches=self.critic.mini_batches,
+            micro_batch_rows=self.critic.micro_batch_rows,
         )
 
     @property
@@ -530,7 +566,7 @@ class TrainConfig(Record):
             self.algorithm.dynamic_sampling.refuse(self.reward.rules)
         if self.algorithm.overlong is not None:
             self.algorithm.overlong.refuse(self.rollout.max_turns, self.rollout.max_tokens_per_turn)
-        alone = self.algorithm.advantage in ("reinforce_plus_plus", "remax")
+        alone = self.algorithm.advantage in ("reinforce_plus_plus", "remax", "gae")
         if sampling.truncated and self.algorithm.kl.place == "reward":
             raise ValueError(
                 f"algorithm.kl.place='reward' compares the sampler with the reference, which top_p={sampling.top_p}, "
@@ -540,7 +576,7 @@ class TrainConfig(Record):
         if self.rollout.samples_per_task == 1 and not alone:
             raise ValueError(
                 f"rollout.samples_per_task=1 with algorithm.advantage={self.algorithm.advantage!r}: a group of one "
-                "has no advantage; draw at least 2 samples, or use reinforce_plus_plus or remax"
+                "has no advantage; draw at least 2 samples, or use reinforce_plus_plus, remax or gae"
             )
         tokens = self.learner.micro_batch_tokens
         if tokens is not None and tokens < self.rollout.engine.max_model_len:
@@ -564,6 +600,33 @@ class TrainConfig(Record):
             raise ValueError(
                 f"rollout.tasks_per_step={self.rollout.tasks_per_step} leaves some of "
                 f"resources.rollout_engines={self.resources.rollout_engines} idle; lower the number of engines"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _critic_fits(self) -> TrainConfig:
+        advantage, critic, plan = self.algorithm.advantage, self.critic, self.critic_plan
+        if advantage == "gae" and critic is None:
+            raise ValueError(
+                "algorithm.advantage='gae' needs a critic; add a critic section (critic={} takes its defaults), or use "
+                "reinforce_plus_plus, which needs none"
+            )
+        if critic is None or plan is None:
+            return self
+        if advantage != "gae":
+            raise ValueError(
+                f"the critic section has no effect with algorithm.advantage={advantage!r}, which reads no values; "
+                "remove it, or set algorithm.advantage=gae"
+            )
+        if plan.trajectories % (plan.mini_batches * plan.ranks):
+            raise ValueError(
+                f"{plan.trajectories} trajectories do not divide into critic.mini_batches={plan.mini_batches} x "
+                f"resources.critic_ranks={plan.ranks}; change rollout.tasks_per_step, samples_per_task or one of them"
+            )
+        if self.trainer.max_steps is not None and critic.pretrain_steps >= self.trainer.max_steps:
+            raise ValueError(
+                f"critic.pretrain_steps={critic.pretrain_steps} leaves no step of trainer.max_steps="
+                f"{self.trainer.max_steps} to the policy; lower it, or train longer"
             )
         return self
 

@@ -1,4 +1,5 @@
-"""Parts of the RL method that a run may add: dynamic sampling, overlong shaping, the correction of sampler mismatch."""
+"""Parts of the RL method that a run may add: dynamic sampling, overlong shaping, the correction of sampler mismatch, and
+how a critic's values are used."""
 
 from __future__ import annotations
 
@@ -124,3 +125,15 @@ class Mismatch(Record):
         if self.mode == "truncate" and self.low is not None:
             raise ValueError(f"low={self.low} has no effect with mode='truncate'; remove it, or set mode='mask'")
         return self
+
+
+class Gae(Record):
+    """How advantage 'gae' uses the critic's values; the discount is algorithm.gamma.
+
+    >>> Gae().return_lam
+    1.0
+    """
+
+    lam: Annotated[float, Field(ge=0.0, le=1.0)] = 0.95  # trace of the advantages: 0 trusts the next value, 1 rewards
+    return_lam: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0  # trace of the returns that the critic learns
+    whiten: bool = True  # advantages to mean 0 and variance 1 over the sampled tokens of a step

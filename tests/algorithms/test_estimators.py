@@ -81,7 +81,7 @@ SOUND: dict[str, Any] = {"advantage": "grpo", "loss": "ppo_clip", "samples_per_t
     [
         ({}, None),
         ({"adaptive": True}, None),
-        ({"advantage": "gae", "samples_per_task": 1, "gamma_set": True, "lam_set": True}, None),
+        ({"advantage": "gae", "samples_per_task": 1, "gamma_set": True, "gae_set": True}, None),
         ({"advantage": "ppo"}, "unknown advantage 'ppo'; choose from grpo"),
         ({"loss": "reinforce"}, "unknown loss 'reinforce'"),
         ({"kl_loss": "kl"}, "unknown KL estimator 'kl'"),
@@ -92,7 +92,7 @@ SOUND: dict[str, Any] = {"advantage": "grpo", "loss": "ppo_clip", "samples_per_t
         ({"advantage": "grpo_passk", "samples_per_task": 1}, "every advantage would be 0"),
         ({"advantage": "remax", "samples_per_task": 1}, None),
         ({"gamma_set": True}, "gamma has no effect"),
-        ({"advantage": "reinforce_plus_plus", "lam_set": True}, "lam has no effect"),
+        ({"advantage": "reinforce_plus_plus", "gae_set": True}, "the gae section has no effect"),
     ],
 )
 def test_ineffective_combinations_are_refused_with_a_reason(change: dict[str, Any], reason: str | None) -> None:
