@@ -1,7 +1,7 @@
 """What a step's rewards say about each sampled token.
 
     rewards, groups --> estimator --> [B, M] over sampled tokens --x adaptive weight of the group--> list<float> per row
-    greedy rewards, KL penalty --^
+    greedy rewards, KL penalty, values --^
 
 Estimators see the sampled tokens of a row side by side: what stands between them carries no reward and no advantage.
 """
@@ -25,15 +25,17 @@ from algorithms.reductions import group_index
 from orchestrator.shaping import shaped_rewards
 from schemas.batch import SchemaError
 from schemas.config import Algorithm, Kl
+from schemas.method import Gae
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """Advantages aligned with token_ids, the adaptive weight of each row, and the adaptive average after this batch."""
+    """Advantages and returns aligned with token_ids, the adaptive weight of each row, and its average from here on."""
 
     advantages: Any  # pyarrow list<float32>
+    returns: Any | None  # the same, for a critic to learn
     weights: Floats
     adaptive: AdaptiveState
 
@@ -97,6 +99,7 @@ def advantages(
     state: AdaptiveState,
     greedy: Mapping[str, float] | None,
     penalty: torch.Tensor | None,
+    values: Any | None = None,
 ) -> Credit:
     """Advantages of all rows of a step at once: estimators that whiten do so over all of its sampled tokens.
 
@@ -107,8 +110,9 @@ def advantages(
         greedy: reward of each task's greedy reply, by task_id, for the estimator that reads it.
         penalty: [B, M], taken off each sampled token's reward; adaptive weights look at rewards without it, and with
             their punishment of length.
+        values: the critic's of each sampled token, a column list<float32>, for the estimator that reads them.
 
-    Raises SchemaError when a task has no greedy reward, ValueError for rewards that are not finite.
+    Raises SchemaError when a task has no greedy reward or a value is not finite, ValueError for rewards that are not.
     """
     rewards = shaped_rewards(scored, algorithm.overlong)
     groups = group_index(scored.column("group_id").to_pylist())
@@ -119,14 +123,21 @@ def advantages(
         mask=torch.from_numpy(tokens.mask),
         penalty=penalty,
         greedy_scores=None if greedy is None else _greedy_scores(scored, greedy),
+        values=None if values is None else _finite_values(tokens.gather(values), scored),
         gamma=1.0 if algorithm.gamma is None else algorithm.gamma,
+        **(algorithm.gae or Gae()).model_dump(),
     )
-    values = ESTIMATORS[algorithm.advantage](batch).advantages
+    found = ESTIMATORS[algorithm.advantage](batch)
     weights = torch.ones_like(rewards)
     if algorithm.adaptive is not None:
         options = AdaptiveOptions(**algorithm.adaptive.model_dump())
         weights, state, _ = adaptive_weights(rewards, groups, state, options)
-    return Credit(tokens.spread((values * weights.unsqueeze(-1)).numpy()), weights.numpy(), state)
+    return Credit(
+        advantages=tokens.spread((found.advantages * weights.unsqueeze(-1)).numpy()),
+        returns=None if found.returns is None else tokens.spread(found.returns.numpy()),
+        weights=weights.numpy(),
+        adaptive=state,
+    )
 
 
 def _greedy_scores(scored: pa.Table, greedy: Mapping[str, float]) -> torch.Tensor:
@@ -135,3 +146,13 @@ def _greedy_scores(scored: pa.Table, greedy: Mapping[str, float]) -> torch.Tenso
     if missing:
         raise SchemaError(f"assemble: no greedy reply was scored for {len(missing)} task(s), the first is {missing[0]}")
     return torch.tensor([greedy[name] for name in names], dtype=torch.float64)
+
+
+def _finite_values(values: torch.Tensor, scored: pa.Table) -> torch.Tensor:
+    wrong = (~values.isfinite()).any(-1).nonzero()
+    if len(wrong):
+        which = scored.column("trajectory_id")[int(wrong[0])].as_py()
+        raise SchemaError(
+            f"assemble: the critic's values of trajectory {which} are not finite; lower critic.optimiser.lr"
+        )
+    return values

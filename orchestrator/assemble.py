@@ -1,18 +1,18 @@
-"""Joins what the stages returned into the learner's batch.
+"""Joins what the stages returned into the learner's batch, and the critic's.
 
     rollout shards --.
     scores ----------+--> join by trajectory_id -> advantages -> weights -> optimiser step, rank, micro-batch
-    reference -------'                                ^
-                                greedy rewards ------'
+    reference -------|                                ^    '---> returns -> the same, for the critic
+    values ----------'          greedy rewards -------'
 
-Pure: Arrow tables in, one TRAINING table and its numbers out. No Ray.
+Pure: Arrow tables in, a TRAINING and a CRITIC table and their numbers out. No Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,16 +23,17 @@ from algorithms.reductions import group_index
 from orchestrator.advantages import Floats, advantages, kl_penalty
 from orchestrator.shaping import cut, shaped_rewards, without_cut
 from schemas import batch
-from schemas.config import Algorithm, BatchPlan
+from schemas.config import Algorithm, BatchPlan, Loss
 
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """The learner's batch, the tables it came from, and the adaptive average to use next."""
+    """The learner's batch, the critic's, the tables they came from, and the adaptive average to use next."""
 
     training: pa.Table
+    critic: pa.Table  # no rows without a critic
     scored: pa.Table  # ROLLOUT and SCORES columns, for metrics and samples
     adaptive: AdaptiveState
     weights: Floats  # adaptive weight of each trajectory, all 1 when adaptive weighting is off
@@ -49,11 +50,15 @@ def assemble(
     plan: BatchPlan,
     adaptive: AdaptiveState,
     kl_coefficient: float,
+    values: Sequence[pa.Table] | None = None,
+    critic_plan: BatchPlan | None = None,
 ) -> Assembled:
-    """Builds the TRAINING table of one step. Raises SchemaError when the stages' rows do not match.
+    """Builds the TRAINING table of one step, without rows where `plan` has no optimiser steps; with a critic, its
+    CRITIC table too. Raises SchemaError when the stages' rows do not match.
 
     `greedy` is the reward of each task's greedy reply, by task_id, where the advantage is measured against it.
-    `kl_coefficient` is that of a KL penalty in the reward; one in the loss is the learner's.
+    `kl_coefficient` is that of a KL penalty in the reward; one in the loss is the learner's. `values` are the critic's,
+    `critic_plan` says how it learns.
 
     Rows of the same group stay in one optimiser step. Within it they are dealt to ranks by length, so that ranks have
     equal counts and nearly equal work, and micro-batches hold rows of similar length.
@@ -76,16 +81,17 @@ def assemble(
         nothing = pa.nulls(rollout.num_rows, batch.TRAINING.field("reference_logprobs").type)
         joined = joined.append_column("reference_logprobs", nothing)
     penalty = kl_penalty(joined, algorithm.kl, kl_coefficient)
-    credit = advantages(scored, algorithm, adaptive, greedy, penalty)
+    if values is not None:
+        joined = batch.join(joined, batch.concat(values, batch.VALUES, "assemble: values"), "assemble: values")
+    credit = advantages(scored, algorithm, adaptive, greedy, penalty, joined.column("values") if values else None)
     joined = joined.append_column("advantages", credit.advantages)
-
-    parts = [
-        _optimiser_step(joined, rows, number, plan, algorithm)
-        for number, rows in enumerate(_mini_batches(rollout, plan))
-    ]
-    training = pa.concat_tables(parts).combine_chunks()
+    critic = batch.CRITIC.empty_table()
+    if critic_plan is not None and credit.returns is not None:
+        learned = joined.append_column("returns", credit.returns)
+        critic = _dealt(learned, critic_plan, batch.CRITIC, lambda table: _count(table, "token"))
     return Assembled(
-        training=batch.check(training, batch.TRAINING, "assemble"),
+        training=_dealt(joined, plan, batch.TRAINING, lambda table: _denominator(table, algorithm.loss)),
+        critic=critic,
         scored=scored,
         adaptive=credit.adaptive,
         weights=credit.weights,
@@ -101,34 +107,47 @@ def _mini_batches(rollout: pa.Table, plan: BatchPlan) -> list[Ints]:
     return [part for _ in range(plan.epochs) for part in np.array_split(rows, plan.mini_batches)]
 
 
-def _optimiser_step(joined: pa.Table, rows: Ints, number: int, plan: BatchPlan, algorithm: Algorithm) -> pa.Table:
-    table = joined.take(rows.tolist())
+def _dealt(joined: pa.Table, plan: BatchPlan, schema: pa.Schema, denominator: Callable[[pa.Table], float]) -> pa.Table:
+    parts = [
+        _optimiser_step(joined.take(rows.tolist()), number, plan, schema, denominator)
+        for number, rows in enumerate(_mini_batches(joined, plan))
+    ]
+    return batch.check(pa.concat_tables([schema.empty_table(), *parts]).combine_chunks(), schema, "assemble")
+
+
+def _optimiser_step(
+    table: pa.Table, number: int, plan: BatchPlan, schema: pa.Schema, denominator: Callable[[pa.Table], float]
+) -> pa.Table:
     lengths = np.asarray([len(ids) for ids in table.column("token_ids")])
     longest_first = np.argsort(-lengths, kind="stable")
-    turn = np.arange(len(rows))
+    turn = np.arange(table.num_rows)
     lap, seat = turn // plan.ranks, turn % plan.ranks
-    rank = np.empty(len(rows), dtype=np.int32)
-    micro = np.empty(len(rows), dtype=np.int32)
+    rank = np.empty(table.num_rows, dtype=np.int32)
+    micro = np.empty(table.num_rows, dtype=np.int32)
     rank[longest_first] = np.where(lap % 2 == 0, seat, plan.ranks - 1 - seat)
     for seated in range(plan.ranks):
         own = np.flatnonzero(rank == seated)
         for place, part in enumerate(plan.micro_batches.fill(lengths[own].tolist())):
             micro[own[part]] = place
-    columns: dict[str, Any] = {name: table.column(name) for name in batch.TRAINING.names if name in table.column_names}
+    columns: dict[str, Any] = {name: table.column(name) for name in schema.names if name in table.column_names}
     columns |= {
-        "optimiser_step": np.full(len(rows), number, dtype=np.int32),
+        "optimiser_step": np.full(table.num_rows, number, dtype=np.int32),
         "rank": rank,
         "micro_batch": micro,
-        "denominator": np.full(len(rows), _denominator(table, algorithm)),
+        "denominator": np.full(table.num_rows, denominator(table)),
     }
-    return pa.table(columns, schema=batch.TRAINING)
+    return pa.table(columns, schema=schema)
 
 
-def _denominator(table: pa.Table, algorithm: Algorithm) -> float:
-    """What the loss of one optimiser step divides by, over all ranks and micro-batches."""
-    if algorithm.loss.denominator == "constant":
-        assert algorithm.loss.constant is not None
-        return algorithm.loss.constant
+def _denominator(table: pa.Table, loss: Loss) -> float:
+    """What the policy's loss of one optimiser step divides by, over all ranks and micro-batches."""
+    if loss.denominator == "constant":
+        assert loss.constant is not None
+        return loss.constant
+    return _count(table, loss.denominator)
+
+
+def _count(table: pa.Table, kind: Literal["token", "sequence"]) -> float:
+    """Trained tokens, or rows that have any; never 0."""
     trained = np.asarray([np.sum(mask.as_py()) for mask in table.column("mask")])
-    counted = np.sum(trained > 0) if algorithm.loss.denominator == "sequence" else np.sum(trained)
-    return max(1.0, float(counted))
+    return max(1.0, float(np.sum(trained > 0) if kind == "sequence" else np.sum(trained)))

@@ -1,7 +1,8 @@
 """Connects to Ray and starts the roles; the loop then talks to them only.
 
 rollout engines --shards--> reward service
-      ^                \\--> reference replicas
+      ^                |--> reference replicas
+      |                \\--> critic ranks
       '--weights-- learner ranks
 """
 
@@ -18,6 +19,8 @@ import ray
 
 from actors.player import Order
 from orchestrator.clock import timed
+from orchestrator.critic import CriticRole, NoCritic
+from orchestrator.folder import critic_of
 from orchestrator.roles import LearnerRole, NoReference, ReferenceRole, RewardRole, RolloutRole, ShardRef
 from schemas.config import Resources, TrainConfig
 from services.handle import PendingScores
@@ -31,6 +34,7 @@ class Pending:
     shard: ShardRef
     scores: PendingScores
     reference: Any | None
+    values: Sequence[Any] = ()  # one part from every rank of the critic
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Collected:
     scores: list[pa.Table]
     reference: list[pa.Table] | None
     images: list[Any]
+    values: list[pa.Table] | None = None
 
 
 def connect(resources: Resources) -> None:
@@ -80,17 +85,20 @@ class Players:
     def collect(self, pending: Sequence[Pending]) -> Collected:
         """Waits for what is still being computed and fetches the tables, in the order of trajectory ids.
 
-        "wait" is thus what reward and reference cost beyond the rollouts they overlap.
+        "wait" is thus what reward, reference and critic cost beyond the rollouts they overlap.
         """
         rollouts: list[pa.Table] = ray.get([p.shard.rollout for p in pending], timeout=self._timeout_s)
         scores = [p.scores.result(timeout_s=self._timeout_s) for p in pending]
         references = [p.reference for p in pending if p.reference is not None]
         reference: list[pa.Table] | None = ray.get(references, timeout=self._timeout_s) if references else None
+        parts = [part for p in pending for part in p.values]
+        values: list[pa.Table] | None = ray.get(parts, timeout=self._timeout_s) if parts else None
         order = sorted(range(len(pending)), key=lambda i: str(rollouts[i].column("trajectory_id")[0].as_py()))
         return Collected(
             rollouts=[rollouts[i] for i in order],
             scores=scores,
             reference=reference,
+            values=values,
             images=[pending[i].shard.images for i in order],
         )
 
@@ -108,24 +116,31 @@ class Cluster(Players):
         self._nccl = config.resources.weight_transfer == "nccl"
         self.learner = LearnerRole(config, total_steps)
         self.reference = ReferenceRole(config) if config.starts_reference else NoReference()
+        self.critic = CriticRole(config, total_steps) if config.critic else NoCritic()
         super().__init__(config)
 
     def start(self, checkpoint: str | None) -> dict[str, Any]:
         """Waits for the roles that hold a model; returns the checkpoint's extra state, {} without one."""
         extra = self.learner.start(checkpoint)
+        self.critic.start(str(critic_of(checkpoint)) if checkpoint else None)
         self.reference.ready()
         if self._nccl:
             self.learner.connect_engines(self.rollout.group.actors)
         return extra
 
     def play(self, order: Order, version: int) -> Collected:
-        """Rolls an order out. Shards go to the reward and to the reference as they finish, while others are sampled."""
+        """Rolls an order out. Shards go to reward, reference and critic as they finish, while others are sampled."""
         return self.collect(
             [
-                Pending(shard, self.reward.score(shard), self.reference.logprobs(shard))
+                Pending(shard, self.reward.score(shard), self.reference.logprobs(shard), self.critic.values(shard))
                 for shard in self.rollout.generate(order, version=version)
             ]
         )
+
+    def save(self, checkpoint: str, extra: dict[str, Any]) -> None:
+        """Writes a checkpoint. The critic's comes first: where the policy's is complete, the critic's is too."""
+        self.critic.save(str(critic_of(checkpoint)), extra)
+        self.learner.save(checkpoint, extra)
 
     @timed("publish")
     def publish_weights(self, version: int) -> None:

@@ -157,10 +157,12 @@ def only(rounds: Sequence[Collected], groups: set[str]) -> Collected:
         return [table.filter(pc.is_in(table.column("trajectory_id"), rows)) for table in tables]
 
     reference = [table for r in rounds for table in r.reference or ()]
+    values = [table for r in rounds for table in r.values or ()]
     return Collected(
         rollouts=rollouts,
         scores=mine([table for r in rounds for table in r.scores]),
         reference=mine(reference) if rounds[0].reference is not None else None,
+        values=mine(values) if rounds[0].values is not None else None,
         images=[image for r in rounds for image in r.images],
     )
 

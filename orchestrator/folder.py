@@ -5,6 +5,7 @@ runs/NAME/
   metrics.jsonl  tensorboard/  curves.png
   samples/  pictures/                 trajectories (Parquet) and overlays, at each validation
   checkpoints/step-000050/            learner state; the last ones and the best
+  checkpoints/step-000050.critic/     the critic's, in runs that have one
   export/                             the trained model as a Hugging Face checkpoint
 """
 
@@ -116,11 +117,19 @@ def read_json(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
+def critic_of(checkpoint: str | Path) -> Path:
+    """Where the critic's part of a checkpoint is: beside the policy's."""
+    return Path(f"{checkpoint}.critic")
+
+
 def prune(folder: RunFolder, keep: int, best: int | None) -> None:
     """Deletes all but the last `keep` complete checkpoints and the best one. Call only after a new one is complete."""
     for step in folder.steps()[:-keep]:
         if step != best:
             shutil.rmtree(folder.checkpoint(step))
+    for critic in folder.checkpoints.glob(critic_of("step-*").name):
+        if not critic.with_suffix("").exists():
+            shutil.rmtree(critic)
 
 
 # Settings that only say where a run is, how long it goes on, or how long it waits.

@@ -1,8 +1,9 @@
 """Stage 2: the training loop.
 
 tasks -> rollout engines -> shards -.-> reward service ----.
-              ^                     '-> reference model ---+-> (refill) -> assemble -> learner
-              '----------------- weights ---------------------------------------------------'
+              ^                     |-> reference model ---+-> (refill) -> assemble -> learner
+              |                     '-> critic ------------'                   '-----> critic
+              '----------------- weights ---------------------------------------------- learner
 """
 
 from __future__ import annotations
@@ -36,13 +37,16 @@ def train(config: TrainConfig, cluster: Cluster, progress: Progress, watch: Watc
             shards.reference,
             greedy,
             config.algorithm,
-            config.plan,
+            progress.plan,
             progress.position.adaptive,
             progress.kl.coef,
+            shards.values,
+            config.critic_plan,
         )
+        lesson = cluster.critic.update(batch.critic, shards.images)
         learned = cluster.learner.update(batch.training, shards.images, progress.kl.coef)
         cluster.publish_weights(version=step + 1)
+        numbers = batch_numbers(batch) | filled.numbers | learner_numbers(learned) | lesson.numbers()
         progress.advance(batch.adaptive, learned.kl if config.uses_reference else None)
-        numbers = batch_numbers(batch) | filled.numbers | learner_numbers(learned)
         watch.step(step, numbers | CLOCK.numbers(), progress)
     watch.after(progress)

@@ -55,7 +55,9 @@ def batch_numbers(assembled: Assembled) -> dict[str, float]:
 
 
 def learner_numbers(report: UpdateReport) -> dict[str, float]:
-    """The learner's report as metrics."""
+    """The learner's report as metrics. Of an update without optimiser steps there is nothing else to say."""
+    if report.optimiser_steps + report.skipped == 0:
+        return {"learner/optimiser_steps": 0.0}
     return {f"learner/{name}": value for name, value in report.numbers().items()}
 
 

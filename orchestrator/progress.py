@@ -12,7 +12,7 @@ from typing import Any
 from algorithms.adaptive import AdaptiveState
 from algorithms.kl import AdaptiveKL, FixedKL, KLController
 from pointing.sampler import Cursor, Sampler
-from schemas.config import Kl, TrainConfig
+from schemas.config import BatchPlan, Kl, TrainConfig
 from schemas.task import Task
 
 
@@ -87,6 +87,12 @@ class Progress:
         return tuple(self._tasks[i] for i in indices)
 
     @property
+    def plan(self) -> BatchPlan:
+        """The policy's plan for the current step: one of no optimiser steps while only the critic learns."""
+        plan = self._config.plan
+        return replace(plan, epochs=0) if self.position.step < self._config.pretrain_steps else plan
+
+    @property
     def kl(self) -> KLController:
         """The KL controller with its current coefficient."""
         return kl_controller(self._config.algorithm.kl, self.position.kl_coefficient)
@@ -94,10 +100,11 @@ class Progress:
     def advance(self, adaptive: AdaptiveState, measured_kl: float | None) -> None:
         """Moves to the next step, past the tasks dealt out in this one.
 
-        `measured_kl` is the step's mean KL per trained token, None without a reference.
+        `measured_kl` is the step's mean KL per trained token, None without a reference. Where the policy did not learn,
+        none was measured.
         """
         coefficient = self.position.kl_coefficient
-        if measured_kl is not None:
+        if measured_kl is not None and self.plan.optimiser_steps:
             coefficient = self.kl.update(measured_kl, self._config.plan.trajectories).coef
         self.position = replace(
             self.position,

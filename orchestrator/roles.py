@@ -199,6 +199,7 @@ class LearnerRole:
 
     def __init__(self, config: TrainConfig, total_steps: int) -> None:
         resources = config.resources
+        optimiser_steps = (total_steps - config.pretrain_steps) * config.plan.optimiser_steps
         self._start_timeout_s = resources.start_timeout_s
         self._ranks_of_a_copy = config.learner.sharding.ranks or resources.learner_ranks
         self.group = ActorGroup.spawn(
@@ -207,7 +208,7 @@ class LearnerRole:
             resources.learner_ranks,
             Share(resources.cpus_per_learner, resources.gpus_per_learner, resources.threads),
             strategy=resources.placement,
-            arguments=lambda rank: (rank, resources.learner_ranks, config, total_steps * config.plan.optimiser_steps),
+            arguments=lambda rank: (rank, resources.learner_ranks, config, optimiser_steps),
             start_timeout_s=resources.start_timeout_s,
             call_timeout_s=resources.call_timeout_s,
         )

@@ -9,6 +9,7 @@ import ray
 
 from algorithms.estimators import refuse
 from orchestrator.cluster import Cluster, Players, connect
+from orchestrator.critic import refuse_critic
 from orchestrator.data import Split, read_split
 from orchestrator.evaluate import Evaluation, evaluate
 from orchestrator.folder import RunFolder, open_run
@@ -43,11 +44,14 @@ def run_training(config: TrainConfig) -> Outcome:
     tasks = read_split(config, "train")
     validation = read_split(config, "validation")
     steps = total_steps(config, len(tasks))
+    refuse_critic(config, steps)
     folder = open_run(config.run, config)
     found = folder.steps()
     print(f"run folder   {folder.root}" + (f" (continuing from step {found[-1]} of {steps})" if found else ""))
     print(f"data         {len(tasks)} training tasks, {len(validation)} validation tasks")
     print(f"batch plan   {config.plan}; {steps} steps", flush=True)
+    if config.critic_plan:
+        print(f"critic plan  {config.critic_plan}; alone for the first {config.pretrain_steps} steps", flush=True)
 
     connect(config.resources)
     refuse_unshared(folder, config, tasks)

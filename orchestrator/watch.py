@@ -81,6 +81,6 @@ class Watch:
     def _save(self, progress: Progress) -> None:
         """Writes a checkpoint, then deletes those that are no longer kept."""
         position, keep = progress.position, self._config.checkpoint
-        self._cluster.learner.save(str(self._folder.checkpoint(position.step)), position.to_json())
+        self._cluster.save(str(self._folder.checkpoint(position.step)), position.to_json())
         self._saved_step = position.step
         prune(self._folder, keep.keep, position.best_step if keep.keep_best else None)

@@ -12,6 +12,7 @@ ranks and micro-batches changes a gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,12 +22,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from policy import checkpoint
-from policy.collate import Collator, Layout, ModelInputs, PixelCache
+from policy.collate import Collator, ModelInputs, PixelCache
 from policy.forward import Backbone
 from policy.info import read_info, read_tokenizer
 from policy.model import LoadedPolicy, base_model, load
 from policy.scorer import Floats, TokenReader
-from policy.sharding import default_device, place, rank, refuse_bfloat16_alone, sum_over_ranks, world_size
+from policy.sharding import (
+    compile_blocks,
+    default_device,
+    place,
+    rank,
+    refuse_bfloat16_alone,
+    sum_over_ranks,
+    world_size,
+)
 from policy.steps import Steps
 from policy.value_batch import VALUE_SUMS, CriticReport, ValueBatch, ValueStep, summarise
 from schemas.config import Critic, Model
@@ -74,7 +83,6 @@ class CriticLearner:
         model: Model,
         critic: Critic,
         *,
-        layout: Layout,
         total_steps: int,
         seed: int = 0,
         device: str | None = None,
@@ -83,8 +91,7 @@ class CriticLearner:
 
         Args:
             model: the policy's; `critic.path` replaces its path.
-            critic: optimiser, clip and limits.
-            layout: padded or packed.
+            critic: optimiser, clip, layout and limits.
             total_steps: optimiser steps of the whole run, for the schedule.
             seed: of adapters' initial weights.
             device: None takes a GPU where there is one.
@@ -92,10 +99,13 @@ class CriticLearner:
         self._device = device or default_device()
         self._config = critic
         refuse_bfloat16_alone(model.dtype)
-        loaded = load(backbone(model, critic), device=self._device, sharded=dist.is_initialized(), seed=seed)
-        self._collator = Collator(loaded.image_token_id, loaded.image_stats, layout)
+        model = model.model_copy(update={"path": critic.path or model.path})
+        loaded = load(model, device=self._device, sharded=dist.is_initialized(), seed=seed)
+        self._collator = Collator(loaded.image_token_id, loaded.image_stats, critic.layout)
         self.network = ValueModule(loaded)
-        place(self.network, model.dtype, self._device, exact=[self.network.head])
+        if critic.compile:
+            compile_blocks(self.network)
+        place(self.network, model, critic.sharding, self._device, seed, exact=[self.network.head])
         self._steps = Steps(
             self.network,
             critic.optimiser,
@@ -104,7 +114,7 @@ class CriticLearner:
             section="critic",
         )
         self._reader = TokenReader(
-            lambda inputs: token_values(self.network, inputs), self._collator, critic.micro_batch_rows, self._device
+            lambda inputs: token_values(self.network, inputs), self._collator, critic.micro_batches, self._device
         )
 
     @property
@@ -143,7 +153,8 @@ class CriticLearner:
 
     def _mean_residual(self, batch: ValueBatch) -> float:
         sums = sum_over_ranks(("residual", "tokens"), batch.residual_sums().to(self._device))
-        return sums["residual"] / max(1.0, sums["tokens"])
+        mean = sums["residual"] / max(1.0, sums["tokens"])
+        return mean if math.isfinite(mean) else 0.0  # the step that follows is skipped and counted
 
     def _optimiser_step(
         self, micro_batches: Sequence[Sequence[int]], batch: ValueBatch, cache: PixelCache, shift: float
@@ -167,11 +178,6 @@ class CriticLearner:
         """Continues from a checkpoint, written at any number of ranks; returns its extra state."""
         self._steps.restore(checkpoint.load(folder, self.network, self.optimiser))
         return checkpoint.read_extra(folder)
-
-
-def backbone(model: Model, critic: Critic) -> Model:
-    """The model section that the critic is loaded by."""
-    return model.model_copy(update={"path": critic.path or model.path})
 
 
 def refuse_backbone(model: Model, critic: Critic) -> None:

@@ -37,12 +37,19 @@ def blocks(network: Backbone) -> list[nn.Module]:
     return [*vision_tower(network.model).blocks, *base_model(network.model).model.language_model.layers]
 
 
-def shard(network: Backbone, mesh: DeviceMesh, dtype: DType, *, cpu_offload: bool = False) -> None:
+def shard(
+    network: Backbone,
+    mesh: DeviceMesh,
+    dtype: DType,
+    *,
+    cpu_offload: bool = False,
+    exact: Sequence[nn.Module] = (),
+) -> None:
     """Shards the network in place over the last dimension of a mesh, with copies along the one before, if there is one.
     Parameters on the meta device stay there.
 
     With "bfloat16", parameters are gathered and used in bfloat16 while the shards, gradients' sums and optimiser state
-    stay float32.
+    stay float32. Modules in `exact` compute in float32 whatever `dtype` is.
     """
     if dtype == "bfloat16":
         # Inputs are not cast: the vision tower's rotary angles stay float32, as in the sampler.
@@ -50,17 +57,23 @@ def shard(network: Backbone, mesh: DeviceMesh, dtype: DType, *, cpu_offload: boo
     else:
         precision = MixedPrecisionPolicy()
     offload = CPUOffloadPolicy(pin_memory=torch.cuda.is_available()) if cpu_offload else OffloadPolicy()
+    for module in exact:
+        fully_shard(module, mesh=mesh, offload_policy=offload)
     for module in [*blocks(network), network]:
         fully_shard(module, mesh=mesh, mp_policy=precision, offload_policy=offload)
 
 
-def place(network: Backbone, model: Model, sharding: Sharding, device: str, seed: int) -> None:
+def place(
+    network: Backbone, model: Model, sharding: Sharding, device: str, seed: int, exact: Sequence[nn.Module] = ()
+) -> None:
     """Makes a network from policy.model.load ready to train: on the device, or sharded over the ranks of the group.
 
     A sharded one gets its weights from `model.path` only now; `seed` is that of its adapters. Every rank must call it.
+    `exact` is that of `shard`.
     """
     if dist.is_initialized():
-        shard(network, _mesh(sharding.ranks or world_size(), device), model.dtype, cpu_offload=sharding.cpu_offload)
+        mesh = _mesh(sharding.ranks or world_size(), device)
+        shard(network, mesh, model.dtype, cpu_offload=sharding.cpu_offload, exact=exact)
         fill(network, model.path, seed, "cpu" if sharding.cpu_offload else device)
     else:
         network.to(device)

@@ -343,20 +343,16 @@ class Learner(Record):
         return self
 
 
-class Critic(Record):
+class Critic(Learner):
     """The value network of advantage 'gae': a backbone like the policy's with one number per token as its output.
 
-    Type, attention, adapters and frozen parts are those of the model section, the layout is the learner's.
+    Type, attention, adapters and frozen parts are those of the model section; the rest is as for the learner.
     """
 
     path: str | None = None  # backbone to start from, same family and tokenizer; None: model.path
     optimiser: Optimiser = Optimiser(lr=1e-5)
-    epochs: PositiveInt = 1
-    mini_batches: PositiveInt = 1
-    micro_batch_rows: PositiveInt = 16
     value_clip: PositiveFloat | None = None  # how far one batch may move a value, in units of reward; None: no bound
     pretrain_steps: NonNegativeInt = 0  # training steps in which the critic learns and the policy does not
-    max_nonfinite_steps: NonNegativeInt = 5
 
 
 class Validation(Record):
@@ -482,17 +478,20 @@ def _require_float32(run: Run, types: Mapping[str, DType]) -> None:
             raise ValueError(f"run.deterministic=true needs {field}=float32, it is {dtype!r}; change one of them")
 
 
-def _refuse_learner(learner: Learner, resources: Resources) -> None:
-    """Raises ValueError where the learner's options do not fit its ranks."""
+def _refuse_learner(learner: Learner, resources: Resources, role: Literal["learner", "critic"] = "learner") -> None:
+    """Raises ValueError where the options of the learner, or of the critic, do not fit its ranks."""
+    ranks, gpus = {
+        "learner": (resources.learner_ranks, resources.gpus_per_learner),
+        "critic": (resources.critic_ranks, resources.gpus_per_critic),
+    }[role]
     copy = learner.sharding.ranks
-    if copy is not None and resources.learner_ranks % copy:
+    if copy is not None and ranks % copy:
         raise ValueError(
-            f"resources.learner_ranks={resources.learner_ranks} is no multiple of learner.sharding.ranks={copy}; "
-            "change one of them"
+            f"resources.{role}_ranks={ranks} is no multiple of {role}.sharding.ranks={copy}; change one of them"
         )
     for name, asked in (("sharding.cpu_offload", learner.sharding.cpu_offload), ("compile", learner.compile)):
-        if asked and not resources.gpus_per_learner:
-            raise ValueError(f"learner.{name} has no effect without GPUs; set resources.gpus_per_learner or remove it")
+        if asked and not gpus:
+            raise ValueError(f"{role}.{name} has no effect without GPUs; set resources.gpus_per_{role} or remove it")
 
 
 class TrainConfig(Record):
@@ -514,28 +513,27 @@ class TrainConfig(Record):
     @property
     def plan(self) -> BatchPlan:
         """The batch plan."""
-        return BatchPlan(
-            tasks=self.rollout.tasks_per_step,
-            samples=self.rollout.samples_per_task,
-            ranks=self.resources.learner_ranks,
-            epochs=self.learner.epochs,
-            mini_batches=self.learner.mini_batches,
-            micro_batches=self.learner.micro_batches,
-        )
+        return self._plan(self.learner, self.resources.learner_ranks)
 
     @property
     def critic_plan(self) -> BatchPlan | None:
         """The batch plan of the critic; None without one."""
-        if self.critic is None:
-            return None
+        return self._plan(self.critic, self.resources.critic_ranks) if self.critic else None
+
+    def _plan(self, part: Learner, ranks: int) -> BatchPlan:
         return BatchPlan(
             tasks=self.rollout.tasks_per_step,
             samples=self.rollout.samples_per_task,
-            ranks=self.resources.critic_ranks,
-            epochs=self.critic.epochs,
-            mini_batches=self.critic.mini_batches,
-            micro_batch_rows=self.critic.micro_batch_rows,
+            ranks=ranks,
+            epochs=part.epochs,
+            mini_batches=part.mini_batches,
+            micro_batches=part.micro_batches,
         )
+
+    @property
+    def pretrain_steps(self) -> int:
+        """Steps at the start of a run in which only the critic learns."""
+        return self.critic.pretrain_steps if self.critic else 0
 
     @property
     def uses_reference(self) -> bool:
@@ -618,6 +616,7 @@ class TrainConfig(Record):
                 f"the critic section has no effect with algorithm.advantage={advantage!r}, which reads no values; "
                 "remove it, or set algorithm.advantage=gae"
             )
+        _refuse_learner(critic, self.resources, "critic")
         if plan.trajectories % (plan.mini_batches * plan.ranks):
             raise ValueError(
                 f"{plan.trajectories} trajectories do not divide into critic.mini_batches={plan.mini_batches} x "

@@ -1,5 +1,6 @@
-"""Parts of the RL method that a run may add: dynamic sampling, overlong shaping, the correction of sampler mismatch, and
-how a critic's values are used."""
+"""Parts of the RL method that a run may add: dynamic sampling, overlong shaping, the correction of sampler mismatch,
+the use of a critic's values.
+"""
 
 from __future__ import annotations
 

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import torch
 import yaml
 
 from algorithms.adaptive import AdaptiveOptions
-from algorithms.estimators import ESTIMATORS, LOSS_READS
+from algorithms.estimators import ESTIMATORS, LOSS_READS, EstimatorBatch
 from algorithms.kl import KL_ESTIMATORS
 from algorithms.losses import LOSSES, LossOptions
 from algorithms.reductions import Denominator
 from schemas import config
+from schemas.method import Gae
 
 TEXT = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
 LINES = re.findall(r"^Config: `(.+)`$", TEXT, re.M)
@@ -57,7 +59,7 @@ def test_the_configuration_offers_what_is_implemented() -> None:
     def choices(record: type[Any], field: str) -> set[str]:
         return set(get_args(record.model_fields[field].annotation))
 
-    assert choices(config.Algorithm, "advantage") == ESTIMATORS.keys() - {"gae"}  # which needs a critic
+    assert choices(config.Algorithm, "advantage") == ESTIMATORS.keys()
     assert choices(config.Loss, "name") == LOSSES.keys()
     assert choices(config.Loss, "denominator") == set(get_args(Denominator))
     assert choices(config.Kl, "estimator") == KL_ESTIMATORS.keys()
@@ -67,6 +69,9 @@ def test_defaults_are_the_same_in_both_places() -> None:
     adaptive = config.Adaptive().model_dump()
     assert dataclasses.asdict(AdaptiveOptions(**adaptive)) == adaptive
     assert AdaptiveOptions() == AdaptiveOptions(**adaptive)
+    gae = Gae().model_dump()
+    blank = EstimatorBatch(torch.zeros(1), torch.zeros(1), torch.ones(1, 1))
+    assert {name: getattr(blank, name) for name in gae} == gae
     ppo = config.Loss().model_dump(include=set(LOSS_READS["ppo_clip"]))
     sapo = config.Loss(name="sapo").model_dump(include=set(LOSS_READS["sapo"]))
     assert dataclasses.asdict(LossOptions()) == ppo | sapo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,27 @@ def test_gae_whitens_advantages_and_leaves_returns_alone() -> None:
     assert got.returns is not None
     expected = token_rewards(SCORES, MASK).flip(-1).cumsum(-1).flip(-1) * MASK
     assert torch.allclose(got.returns, expected, atol=1e-12)
+
+
+def test_gae_has_one_trace_for_the_policy_and_one_for_the_critic() -> None:
+    # Rewards 0 and 8, values 2 and 4, discount 1/2. Errors: 0 + 4/2 - 2 = 0 and 8 - 4 = 4.
+    # lam 1/2: advantages 0 + 4/4 = 1 and 4; lam 1: 0 + 4/2 = 2 and 4, so returns 4 and 8.
+    batch = EstimatorBatch(
+        torch.tensor([8.0]),
+        torch.tensor([0]),
+        torch.tensor([[1, 0, 1]]),
+        values=torch.tensor([[2.0, 9.0, 4.0]]).double(),
+        gamma=0.5,
+        lam=0.5,
+        whiten=False,
+    )
+    got = ESTIMATORS["gae"](batch)
+    assert got.advantages.tolist() == [[1.0, 0.0, 4.0]]
+    assert got.returns is not None
+    assert got.returns.tolist() == [[4.0, 0.0, 8.0]]
+    same = ESTIMATORS["gae"](replace(batch, return_lam=0.5)).returns
+    assert same is not None
+    assert same.tolist() == [[3.0, 0.0, 8.0]]
 
 
 def test_missing_inputs_are_named() -> None:

@@ -1,5 +1,6 @@
 """Assembling a step: hand-worked advantages, whole groups per optimiser step, equal work for ranks, one denominator."""
 
+import dataclasses
 import itertools
 import math
 from typing import Any, get_args
@@ -17,7 +18,7 @@ from orchestrator.assemble import Assembled, assemble
 from orchestrator.shaping import shaped_rewards
 from schemas import batch
 from schemas.config import Adaptive, Advantage, Algorithm, BatchPlan, Kl, Loss
-from schemas.method import Overlong
+from schemas.method import Gae, Overlong
 from schemas.micro_batches import MicroBatches
 
 
@@ -62,6 +63,8 @@ def run(
     shards: int = 1,
     greedy: dict[str, float] | None = None,
     reference: pa.Table | None = None,
+    values: list[pa.Table] | None = None,
+    critic: BatchPlan | None = None,
 ) -> Assembled:
     table = rollout(lengths, plan.samples)
     bounds = [round(i * len(table) / shards) for i in range(shards + 1)]
@@ -75,6 +78,8 @@ def run(
         plan,
         AdaptiveState(),
         0.5,
+        values,
+        critic,
     )
 
 
@@ -200,15 +205,118 @@ def test_a_penalty_in_the_reward_needs_the_reference() -> None:
         run([5, 4, 5, 4], [9.0, 1.0, 3.0, 3.0], PLAN, Algorithm(kl=Kl(place="reward")))
 
 
+def valued(lengths: list[int], values: list[list[float]]) -> pa.Table:
+    """VALUES rows in another order than the rollout's, with what no one may read where no token was sampled."""
+    rows = [
+        {"trajectory_id": f"t{i}", "values": [99.0, row[0], 99.0, *row[1:]][:n]}
+        for i, (n, row) in enumerate(zip(lengths, values, strict=True))
+    ]
+    return pa.Table.from_pylist(rows[::-1], schema=batch.VALUES)
+
+
+# Sampled tokens: 3, 2, 3 and 2, with a hole after the first of each row.
+VALUES = valued([5, 4, 5, 4], [[2.0, 4.0, 6.0], [1.0, 1.0], [0.0, 0.0, 0.0], [3.0, 2.0]])
+CRITIC_PLAN = BatchPlan(tasks=2, samples=2, ranks=1, epochs=2, mini_batches=2, micro_batches=MicroBatches(1))
+
+
+def returns_by_id(out: Assembled) -> dict[str, list[float]]:
+    names = ("trajectory_id", "returns")
+    return dict(zip(*(out.critic.column(name).to_pylist() for name in names), strict=True))
+
+
+def test_gae_skips_what_was_not_sampled_and_gives_the_critic_its_returns() -> None:
+    # Discount 1, lam 1/2. t0: errors 4 - 2, 6 - 4, 8 - 6 = 2 each: advantages 2 + 1/2 3, 3, 2 = 3.5, 3, 2.
+    # t1: errors 0 and -1: -0.5, -1. t2: errors 0, 0, 4: 1, 2, 4. t3: errors -1 and 0: -1, 0.
+    algorithm = Algorithm(advantage="gae", gae=Gae(lam=0.5, whiten=False))
+    out = run([5, 4, 5, 4], [8.0, 0.0, 4.0, 2.0], PLAN, algorithm, values=[VALUES], critic=CRITIC_PLAN)
+    assert by_id(out) == {
+        "t0": [0, 3.5, 0, 3, 2],
+        "t1": [0, -0.5, 0, -1],
+        "t2": [0, 1, 0, 2, 4],
+        "t3": [0, -1, 0, 0],
+    }
+    # The returns' own lam is 1: the reward itself, whatever was thought of it.
+    assert returns_by_id(out) == {
+        "t0": [0, 8, 0, 8, 8],
+        "t1": [0, 0, 0, 0],
+        "t2": [0, 4, 0, 4, 4],
+        "t3": [0, 2, 0, 2],
+    }
+    same = Algorithm(advantage="gae", gae=Gae(lam=0.5, return_lam=0.5))
+    out = run([5, 4, 5, 4], [8.0, 0.0, 4.0, 2.0], PLAN, same, values=[VALUES], critic=CRITIC_PLAN)
+    assert returns_by_id(out)["t0"] == [0, 5.5, 0, 7, 8]
+
+
+def test_gae_advantages_are_whitened_over_the_sampled_tokens_of_the_step() -> None:
+    # 3.5 3 2 -0.5 -1 1 2 4 -1 0: sum 13 over 10 tokens, squares 48.5; variance (48.5 - 16.9) / 9.
+    algorithm = Algorithm(advantage="gae", gae=Gae(lam=0.5))
+    got = by_id(run([5, 4, 5, 4], [8.0, 0.0, 4.0, 2.0], PLAN, algorithm, values=[VALUES], critic=CRITIC_PLAN))
+    assert got["t0"] == pytest.approx([x / math.sqrt(31.6 / 9) for x in (0, 2.2, 0, 1.7, 0.7)])
+    assert got["t3"] == pytest.approx([x / math.sqrt(31.6 / 9) for x in (0, -2.3, 0, -1.3)])
+
+
+def test_a_penalty_per_token_is_part_of_what_the_critic_learns() -> None:
+    # Penalty 1 on each token of t0 and 2 on each of t3: rewards -1 -1 7 and -2 0.
+    algorithm = Algorithm(advantage="gae", kl=Kl(place="reward", estimator="k1"))
+    out = run(
+        [5, 4, 5, 4], [8.0, 0.0, 4.0, 2.0], PLAN, algorithm, reference=REFERENCE, values=[VALUES], critic=CRITIC_PLAN
+    )
+    assert returns_by_id(out)["t0"] == [0, 5, 0, 6, 7]
+    assert returns_by_id(out)["t3"] == [0, -2, 0, 0]
+
+
+def test_the_critic_has_a_plan_and_a_denominator_of_its_own() -> None:
+    algorithm = Algorithm(advantage="gae", loss=Loss(denominator="sequence"))
+    out = run([5, 4, 5, 4], [8.0, 0.0, 4.0, 2.0], PLAN, algorithm, values=[VALUES], critic=CRITIC_PLAN)
+    assert set(out.training.column("denominator").to_pylist()) == {4.0}
+    rows = out.critic.to_pylist()
+    assert [(r["optimiser_step"], r["trajectory_id"]) for r in rows] == [
+        (step, name) for step, names in enumerate((("t0", "t1"), ("t2", "t3")) * 2) for name in names
+    ]
+    assert {r["denominator"] for r in rows} == {5.0}  # sampled tokens of a group of two
+    assert {r["rank"] for r in rows} == {0}
+    assert sorted(r["micro_batch"] for r in rows) == [0] * 4 + [1] * 4
+    assert {r["trajectory_id"]: r["values"] for r in rows} == {
+        r["trajectory_id"]: r["values"] for r in VALUES.to_pylist()
+    }
+
+
+def test_while_the_critic_learns_alone_the_policy_has_no_rows() -> None:
+    algorithm = Algorithm(advantage="gae")
+    waits = dataclasses.replace(PLAN, epochs=0)
+    out = run([5, 4, 5, 4], [8.0, 0.0, 4.0, 2.0], waits, algorithm, values=[VALUES], critic=CRITIC_PLAN)
+    assert out.training.num_rows == 0
+    assert out.training.schema.equals(batch.TRAINING)
+    assert out.critic.num_rows == 8
+
+
+def test_without_a_critic_there_is_no_batch_for_one() -> None:
+    assert run([5, 4, 5, 4], [8.0, 0.0, 4.0, 2.0], PLAN).critic.num_rows == 0
+
+
+def test_gae_needs_values_that_are_finite_for_every_row() -> None:
+    algorithm = Algorithm(advantage="gae")
+    with pytest.raises(ValueError, match="needs values"):
+        run([5, 4, 5, 4], [8.0, 0.0, 4.0, 2.0], PLAN, algorithm)
+    with pytest.raises(batch.SchemaError, match="assemble: values: 4 trajectories against 3"):
+        run([5, 4, 5, 4], [8.0, 0.0, 4.0, 2.0], PLAN, algorithm, values=[VALUES.slice(1)])
+    bad = valued([5, 4, 5, 4], [[2.0, 4.0, 6.0], [1.0, 1.0], [0.0, math.nan, 0.0], [3.0, 2.0]])
+    with pytest.raises(batch.SchemaError, match="values of trajectory t2 are not finite"):
+        run([5, 4, 5, 4], [8.0, 0.0, 4.0, 2.0], PLAN, algorithm, values=[bad])
+
+
 @pytest.mark.parametrize("name", get_args(Advantage))
 def test_advantages_do_not_depend_on_the_split(name: Any) -> None:
     lengths, rewards = [5, 9, 4, 7, 5, 6, 12, 8], [0.1, 0.7, 9.3, 0.3, 0.2, 5.0, 5.0, 1.0]
     greedy = {f"g{i}": 0.5 * i for i in range(4)} if name == "remax" else None
+    values = [valued(lengths, [[0.5 * i] * n for i, n in enumerate(lengths)])] if name == "gae" else None
     algorithm = Algorithm(advantage=name)
-    whole = by_id(run(lengths, rewards, BatchPlan(4, 2, 1, 1, 1, MicroBatches(8)), algorithm, greedy=greedy))
+    whole = by_id(
+        run(lengths, rewards, BatchPlan(4, 2, 1, 1, 1, MicroBatches(8)), algorithm, greedy=greedy, values=values)
+    )
     for ranks, mini, micro, shards in [(2, 1, 1, 3), (1, 4, 2, 8), (2, 2, 3, 2)]:
         plan = BatchPlan(4, 2, ranks, 2, mini, MicroBatches(micro))
-        assert by_id(run(lengths, rewards, plan, algorithm, shards=shards, greedy=greedy)) == whole
+        assert by_id(run(lengths, rewards, plan, algorithm, shards=shards, greedy=greedy, values=values)) == whole
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.folder import RunExistsError, RunFolder, open_run, prune, versions
+from orchestrator.folder import RunExistsError, RunFolder, critic_of, open_run, prune, versions
 from policy.checkpoint import COMPLETE
 from schemas.config import TrainConfig
 
@@ -46,6 +46,21 @@ def test_pruning_keeps_the_last_and_the_best(tmp_path: Path) -> None:
         checkpoint(folder, step)
     prune(folder, keep=1, best=2)
     assert folder.steps() == [2, 4]
+
+
+def test_a_critic_s_checkpoint_goes_with_the_policy_s_and_never_before_it(tmp_path: Path) -> None:
+    folder = opened(config(tmp_path))
+    for step in (1, 2, 3):
+        checkpoint(folder, step)
+        critic_of(folder.checkpoint(step)).mkdir()
+    assert folder.steps() == [1, 2, 3]
+    prune(folder, keep=1, best=1)
+    assert sorted(p.name for p in folder.checkpoints.iterdir()) == [
+        "step-000001",
+        "step-000001.critic",
+        "step-000003",
+        "step-000003.critic",
+    ]
 
 
 def test_a_longer_run_continues_and_another_method_is_refused(tmp_path: Path) -> None:

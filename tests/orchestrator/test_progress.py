@@ -72,6 +72,18 @@ def test_the_adaptive_coefficient_moves_by_the_published_rule() -> None:
     assert progress.kl.coef == pytest.approx(0.05 * 1.0048)
 
 
+def test_while_the_critic_learns_alone_the_policy_takes_no_step_and_its_coefficient_rests() -> None:
+    ppo = {"algorithm": {"advantage": "gae"} | ADAPTIVE_KL, "critic": {"pretrain_steps": 2}}
+    progress = Progress(config(**ppo), TASKS, Position())
+    steps = []
+    for _ in progress.steps():
+        steps.append((progress.plan.optimiser_steps, progress.kl.coef))
+        progress.advance(AdaptiveState(), measured_kl=0.3)
+    moved = [0.05 * 1.0048**n for n in range(3)]
+    assert [n for n, _ in steps] == [0, 0, 1, 1, 1]
+    assert [c for _, c in steps] == pytest.approx([0.05, 0.05, *moved])
+
+
 def test_without_a_reference_the_coefficient_stays_unset() -> None:
     progress = Progress(config(algorithm={"kl": {"coefficient": 0}}), TASKS, Position())
     progress.advance(AdaptiveState(), measured_kl=None)

@@ -22,6 +22,7 @@ from policy.tiny import build_tiny
 from schemas.config import Lora
 from tests.policy import two_ranks
 from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, replace, split
+from tests.policy.critic_case import critic_of, gradient_of, lesson_of, with_head
 
 ROOT = Path(__file__).parents[2]
 
@@ -273,6 +274,38 @@ def test_two_ranks_one_and_two_again(first):
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
     for name, weight in first["straight_weights"].items():
         torch.testing.assert_close(first["resumed_one_weights"][name], weight, atol=2e-4, rtol=0, msg=name)
+
+
+def test_a_critic_is_the_same_on_two_ranks(folder, ranks):
+    """Values, gradient, the first update with its move of all values, and the numbers of a step."""
+    table, images = make_batch(str(folder / "qwen2_5_vl"))
+    alone = with_head(critic_of(folder / "qwen2_5_vl", value_clip=0.5))
+    expected = alone.values(table, [images])
+    found = [values for rank in ranks for values in rank["critic_values"]]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    grads, report = gradient_of(alone, split(lesson_of(table), 1, 3), images)
+    fresh = critic_of(folder / "qwen2_5_vl")
+    first = [fresh.update(split(lesson_of(table), 1, 3), [images]).numbers() for _ in range(2)]
+    for rank in ranks:
+        assert_same_gradients(rank["critic_grads"], grads)
+        assert rank["critic_report"].numbers() == pytest.approx(report.numbers(), rel=1e-4, abs=1e-6)
+        for a, b in zip(rank["critic_first"], first, strict=True):
+            assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+        assert rank["critic_resumed"] == rank["critic_straight"]
+        for a, b in zip(rank["critic_bfloat16"], expected, strict=True):
+            np.testing.assert_allclose(a, b, atol=0.3)
+            trained = a[a != 0]
+            rounded = torch.from_numpy(trained).bfloat16().float().numpy()
+            assert (trained != rounded).any(), "the head computes in float32"
+
+
+def test_a_critic_of_two_ranks_goes_on_in_one_process(folder, first):
+    table, images = make_batch(str(folder / "qwen2_5_vl"))
+    alone = critic_of(folder / "qwen2_5_vl")
+    alone.load(str(folder / "critic"))
+    found = alone.update(split(lesson_of(table), 1, 3), [images]).numbers()
+    assert found == pytest.approx(first["critic_straight"], rel=1e-3, abs=1e-5)
 
 
 def test_joining_needs_the_shards_of_one_update():

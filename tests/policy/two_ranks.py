@@ -23,6 +23,7 @@ from policy.sharding import blocks
 from policy.weights import StoredWeights
 from schemas.config import Algorithm, Kl, Learner, Lora, Loss, Model, Optimiser, Sharding
 from tests.policy.batches import ARCHITECTURES, make_batch, replace, split
+from tests.policy.critic_case import critic_of, gradient_of, lesson_of, with_head
 
 KL = 0.05
 ALGORITHM = Algorithm(loss=Loss(entropy_coefficient=0.01, denominator="sequence"), kl=Kl(coefficient=KL))
@@ -239,6 +240,26 @@ def half_moments(folder: Path, rank: int, out: dict[str, Any]) -> None:
     }
 
 
+def critic(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """A critic's values of rows dealt to the ranks, its gradient, its first update, and a checkpoint."""
+    table, images = make_batch(str(folder))
+    lesson = split(lesson_of(table), 2, 2)
+    learner = with_head(critic_of(folder, value_clip=0.5))
+    n = table.num_rows
+    first, last = (n * r // 2 for r in (rank, rank + 1))
+    out["critic_values"] = learner.values(table.slice(first, last - first), [images])
+    out["critic_grads"], out["critic_report"] = gradient_of(learner, lesson, images)
+    fresh = critic_of(folder)
+    out["critic_first"] = [fresh.update(lesson, [images]).numbers() for _ in range(2)]
+    fresh.save(str(folder.parent / "critic"), {})
+    out["critic_straight"] = fresh.update(lesson, [images]).numbers()
+    resumed = critic_of(folder)
+    resumed.load(str(folder.parent / "critic"))
+    out["critic_resumed"] = resumed.update(lesson, [images]).numbers()
+    exact = with_head(critic_of(folder, model={"dtype": "bfloat16"}))
+    out["critic_bfloat16"] = exact.values(table, [images])
+
+
 def before_the_cut(folder: Path, rank: int, out: dict[str, Any]) -> None:
     """Four updates without interruption; a checkpoint after the first."""
     table, images = make_batch(str(folder))
@@ -281,7 +302,7 @@ def main(rank: int, folder: Path) -> None:
     join("first")
     starts(folder, rank, out)
     families(folder, rank, out)
-    scenarios = (uneven, budgets, layouts_of_ranks, poisoned, mixed_precision, adapters, exact_kl, half_moments)
+    scenarios = (uneven, budgets, layouts_of_ranks, poisoned, mixed_precision, adapters, critic, exact_kl, half_moments)
     for scenario in (*scenarios, before_the_cut):
         scenario(tiny, rank, out)
     dist.destroy_process_group()

@@ -15,6 +15,9 @@ from schemas.micro_batches import MicroBatches
 MINIMAL: dict[str, Any] = {"model": {"path": "m"}, "data": {"train_files": "a.jsonl"}, "trainer": {"max_steps": 3}}
 
 
+PPO = ["algorithm.advantage=gae", "critic={}"]
+
+
 def write(tmp_path: Path, values: dict[str, Any]) -> Path:
     file = tmp_path / "c.yaml"
     file.write_text(yaml.safe_dump(values, sort_keys=False))
@@ -100,6 +103,17 @@ def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
         (["algorithm.adaptive={clip_min: 4}"], "clip_min=4.0 is above clip_max=3.0"),
         (["data.min_pixels=900000", "data.max_pixels=800000"], "min_pixels=900000 is above max_pixels=800000"),
         (["trainer.epochs=1"], "set exactly one of them"),
+        (["algorithm.advantage=gae"], "needs a critic; add a critic section (critic={} takes its defaults)"),
+        (["critic={}"], "the critic section has no effect with algorithm.advantage='grpo', which reads no values"),
+        ([*PPO, "critic.pretrain_steps=3"], "critic.pretrain_steps=3 leaves no step of trainer.max_steps=3"),
+        ([*PPO, "critic.mini_batches=3"], "do not divide into critic.mini_batches=3 x resources.critic_ranks=1"),
+        ([*PPO, "resources.critic_ranks=3"], "do not divide into critic.mini_batches=1 x resources.critic_ranks=3"),
+        ([*PPO, "critic.value_clip=0"], "critic.value_clip"),
+        ([*PPO, "critic.sharding.ranks=2"], "resources.critic_ranks=1 is no multiple of critic.sharding.ranks=2"),
+        ([*PPO, "critic.compile=true"], "critic.compile has no effect without GPUs; set resources.gpus_per_critic"),
+        ([*PPO, "critic.micro_batch_rows=null"], "micro_batch_rows=null without micro_batch_tokens limits nothing"),
+        ([*PPO, "critic.lam=1"], "critic.lam: unknown field"),
+        ([*PPO, "algorithm.gae.lam=1.5"], "algorithm.gae.lam"),
         (["resources.weight_transfer=nccl"], "needs GPUs on both sides"),
         (["rollout.tasks_per_step=3", "rollout.samples_per_task=3", "resources.learner_ranks=2"], "do not divide"),
         (["rollout.tasks_per_step=1", "resources.rollout_engines=2"], "leaves some of"),
@@ -118,6 +132,16 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, overrides: list[s
 def test_one_sample_per_task_is_enough_where_samples_are_not_compared(tmp_path: Path, advantage: str) -> None:
     overrides = ["rollout.samples_per_task=1", f"algorithm.advantage={advantage}"]
     assert load(TrainConfig, write(tmp_path, MINIMAL), overrides).config.plan.trajectories == 32
+
+
+def test_a_critic_has_a_plan_of_its_own_and_learns_with_one_sample_per_task(tmp_path: Path) -> None:
+    own = ["critic.epochs=2", "critic.mini_batches=4", "resources.critic_ranks=2", "rollout.samples_per_task=1"]
+    config = load(TrainConfig, write(tmp_path, MINIMAL), [*PPO, *own, "critic.pretrain_steps=1"]).config
+    assert config.critic_plan == BatchPlan(32, 1, 2, 2, 4, MicroBatches(16))
+    assert config.plan == BatchPlan(32, 1, 1, 1, 1, MicroBatches(16))
+    assert config.pretrain_steps == 1
+    plain = load(TrainConfig, write(tmp_path, MINIMAL)).config
+    assert (plain.critic_plan, plain.pretrain_steps) == (None, 0)
 
 
 def test_thresholds_of_a_reward_of_one_s_own_are_not_judged_by_the_built_in_range(tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""The driver's side of the critic: values of each shard, and an update beside the policy's.
+
+values(shard)  -> references to VALUES rows, while other shards are still being sampled
+update(lesson) -> starts learning; its numbers are waited for when the policy has learned too
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray
+
+from actors.critic import CriticActor
+from actors.group import ActorGroup, Share
+from orchestrator.clock import timed
+from orchestrator.roles import ShardRef
+from policy.critic import CriticReport, refuse_backbone
+from schemas.config import TrainConfig
+from schemas.config_file import ConfigError
+
+
+class Lesson(Protocol):
+    """An update of the critic that was started."""
+
+    def numbers(self) -> dict[str, float]:
+        """Waits for it; its metrics."""
+        ...
+
+
+class CriticRole:
+    """All critic ranks; each call runs on every rank."""
+
+    def __init__(self, config: TrainConfig, total_steps: int) -> None:
+        resources, plan = config.resources, config.critic_plan
+        assert plan is not None
+        self._start_timeout_s = resources.start_timeout_s
+        self.group = ActorGroup.spawn(
+            "critic",
+            CriticActor,
+            plan.ranks,
+            Share(resources.cpus_per_critic, resources.gpus_per_critic, resources.threads),
+            strategy=resources.placement,
+            arguments=lambda rank: (rank, plan.ranks, config, total_steps * plan.optimiser_steps),
+            start_timeout_s=resources.start_timeout_s,
+            call_timeout_s=resources.call_timeout_s,
+        )
+
+    def start(self, checkpoint: str | None) -> None:
+        """Builds the sharded model, from a checkpoint if given."""
+        host, port = ray.get(self.group.actors[0].address.remote(), timeout=self._start_timeout_s)
+        self.group.call("start", host, port, checkpoint, timeout_s=self._start_timeout_s)
+
+    def values(self, shard: ShardRef) -> list[Any]:
+        """Starts valuing a shard; references to VALUES rows, one per rank."""
+        return [actor.values.remote(shard.rollout, shard.images) for actor in self.group.actors]
+
+    def update(self, lesson: pa.Table, images: Sequence[Any]) -> Lesson:
+        """Starts learning a CRITIC table. Values that are asked for afterwards are those of the updated critic."""
+        table = ray.put(lesson)
+        return StartedLesson(self.group, [actor.update.remote(table, *images) for actor in self.group.actors])
+
+    @timed("checkpoint")
+    def save(self, folder: str, extra: dict[str, Any]) -> None:
+        """Writes a checkpoint from all ranks."""
+        self.group.call("save", folder, extra)
+
+
+class StartedLesson:
+    """An update under way on every rank."""
+
+    def __init__(self, group: ActorGroup, refs: Sequence[Any]) -> None:
+        self._group, self._refs = group, refs
+
+    @timed("critic")
+    def numbers(self) -> dict[str, float]:
+        """The report, which is over all ranks already, as metrics. "critic" is the time beyond the policy's update."""
+        report: CriticReport = self._group.gather("update", self._refs)[0]
+        return {f"critic/{name}": value for name, value in report.numbers().items()}
+
+
+class NoLesson:
+    """Stands where there is no critic to learn."""
+
+    def numbers(self) -> dict[str, float]:
+        """Nothing to wait for."""
+        return {}
+
+
+class NoCritic:
+    """Stands where no critic is needed."""
+
+    def start(self, checkpoint: str | None) -> None:
+        """Nothing to build."""
+
+    def values(self, shard: ShardRef) -> list[Any]:
+        """Nothing to compute."""
+        return []
+
+    def update(self, lesson: pa.Table, images: Sequence[Any]) -> Lesson:
+        """Nothing to learn."""
+        return NoLesson()
+
+    def save(self, folder: str, extra: dict[str, Any]) -> None:
+        """Nothing to write."""
+
+
+def refuse_critic(config: TrainConfig, total_steps: int) -> None:
+    """Raises ConfigError where the critic cannot read the policy's ids, or leaves the policy no step; before Ray."""
+    if config.critic is None:
+        return
+    try:
+        refuse_backbone(config.model, config.critic)
+    except (ValueError, FileNotFoundError) as error:
+        raise ConfigError(str(error)) from None
+    if config.critic.pretrain_steps >= total_steps:
+        raise ConfigError(
+            f"critic.pretrain_steps={config.critic.pretrain_steps} leaves none of the run's {total_steps} steps to the "
+            "policy; lower it, or train longer"
+        )
