@@ -15,15 +15,16 @@ from typing import Any, get_args
 import pytest
 
 from orchestrator.cluster import Cluster, Players, connect
+from orchestrator.critic import CriticRole, NoCritic
 from orchestrator.data import read_split
-from orchestrator.folder import open_run
+from orchestrator.folder import critic_of, open_run
 from orchestrator.loop import train
 from orchestrator.metrics import MetricsLog, PlainScreen
 from orchestrator.progress import Position, Progress
 from orchestrator.roles import LearnerRole, NoReference, ReferenceRole
 from orchestrator.training import refuse_ineffective
 from orchestrator.watch import Watch
-from policy.checkpoint import read_extra
+from policy.checkpoint import is_complete, read_extra
 from schemas.config import Advantage, LossName, TrainConfig
 from schemas.config_file import ConfigError
 
@@ -42,6 +43,7 @@ class Method:
     algorithm: dict[str, Any] = field(default_factory=dict)
     loss_options: dict[str, Any] = field(default_factory=dict)
     optimiser: dict[str, Any] = field(default_factory=dict)
+    critic: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         return f"{self.advantage}-{self.loss}"
@@ -70,6 +72,13 @@ METHODS = [
         algorithm={"dynamic_sampling": {"min_spread": 0.5}, "mismatch": {"mode": "mask", "limit": 5.0}},
         loss_options={"clip_high": 0.28, "denominator": "constant", "constant": 1280.0},
     ),
+    Method(
+        "gae",
+        "ppo_clip",
+        kl=ADAPTIVE | {"estimator": "k2"},
+        algorithm={"dynamic_sampling": {"min_spread": 0.1}, "gamma": 0.99},
+        critic={"optimiser": {"lr": 1e-3, "state_dtype": "bfloat16"}, "mini_batches": 2, "layout": "packed"},
+    ),
 ]
 
 
@@ -93,6 +102,7 @@ def configured(method: Method, scenes: Path, folder: Path) -> TrainConfig:
             "algorithm": method.settings(),
             # Two optimiser steps: the second one's ratio is not 1.
             "learner": {"optimiser": {"lr": 1e-4} | method.optimiser, "mini_batches": 2},
+            "critic": method.critic,
             "checkpoint": {"every": 0, "keep_best": False},
             "resources": {"object_store_bytes": 2**28},
             "trainer": {"max_steps": STEPS, "samples_to_log": 0},
@@ -101,13 +111,14 @@ def configured(method: Method, scenes: Path, folder: Path) -> TrainConfig:
 
 
 class SharedCluster(Cluster):
-    """A learner of its own beside an engine, a reward and a reference that are there already."""
+    """A learner, and a critic where one is needed, of its own beside an engine, a reward and a reference that are there already."""
 
     def __init__(self, config: TrainConfig, players: Players, reference: ReferenceRole) -> None:
         self._nccl, self._timeout_s = False, config.resources.call_timeout_s
         self.rollout, self.reward = players.rollout, players.reward
         self.learner = LearnerRole(config, STEPS)
         self.reference = reference if config.starts_reference else NoReference()
+        self.critic = CriticRole(config, STEPS) if config.critic else NoCritic()
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +153,8 @@ def test_it_trains(players: tuple[Players, ReferenceRole], scenes: Path, tmp_pat
     finally:
         log.close()
         cluster.learner.group.stop()
+        if isinstance(cluster.critic, CriticRole):
+            cluster.critic.group.stop()
 
     records = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(STEPS))
@@ -156,6 +169,9 @@ def test_it_trains(players: tuple[Players, ReferenceRole], scenes: Path, tmp_pat
         assert record["learner/trained_tokens"] <= record["reply/trained_tokens"]  # no greedy reply among them
     assert any(record["learner/grad_norm"] > 0 for record in records)
     assert any(record["learner/ratio"] != 1 for record in records)
+    if method.critic is not None:
+        assert all(record["critic/optimiser_steps"] == 2 and record["critic/skipped"] == 0 for record in records)
+        assert is_complete(critic_of(folder.checkpoint(STEPS)))
     saved = read_extra(folder.checkpoint(STEPS))
     assert saved["step"] == STEPS
     if method.kl["coefficient"]:

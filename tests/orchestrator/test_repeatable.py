@@ -20,9 +20,13 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 STEPS, CUT = 4, 2  # interrupted once the step of number CUT is done and logged, but not saved
 LEARNER = {"optimiser": {"lr": 1e-3, "schedule": "cosine", "warmup_steps": 1}, "micro_batch_rows": 3}
-# What sets a method apart. The learner has two ranks, the rollouts two engines, the reference two replicas.
+# What sets a method apart. Learner and critic have two ranks, the rollouts two engines, the reference two replicas.
 METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"algorithm": {"adaptive": {}, "kl": {"coefficient": 0.05}}},
+    "ppo": {
+        "algorithm": {"advantage": "gae", "kl": {"coefficient": 0.05, "place": "reward", "estimator": "k1"}},
+        "critic": LEARNER | {"mini_batches": 2, "value_clip": 1.0, "pretrain_steps": 1},
+    },
 }
 
 
@@ -53,6 +57,7 @@ def run_rl(method: str, model: str, scenes: Path, folder: Path) -> RunFolder:
             "rollout_engines": 2,
             "learner_ranks": 2,
             "reference_replicas": 2,
+            "critic_ranks": 2,
             "object_store_bytes": 2**28,
         },
         "trainer": {"max_steps": STEPS, "samples_to_log": 0},
@@ -104,8 +109,8 @@ def test_reinforcement_learning(
         return run_rl(method, tiny_model, scenes, tmp_path / name)
 
     straight = run("straight")
-    moved = [r["learner/kl"] for r in records(straight) if r["kind"] == "train"]
-    assert moved[-1] > 0
+    last = [r for r in records(straight) if r["kind"] == "train"][-1]
+    assert last["learner/kl"] > 0
     assert_equal(run("again"), straight)
     cut(run, monkeypatch)
     assert_equal(run("cut"), straight)
