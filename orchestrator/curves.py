@@ -77,6 +77,12 @@ PANELS: tuple[tuple[str, tuple[Line, ...]], ...] = (
         "sampler against learner, log-probability",
         _training(("learner/mismatch", "mean difference"), ("learner/mismatch_max", "largest")),
     ),
+    (
+        "critic: explained variance, share clipped",
+        _training(("critic/explained_variance", "explained variance"), ("critic/clip_fraction", "clipped")),
+    ),
+    ("critic: value and return", _training(("critic/value_mean", "value"), ("critic/return_mean", "return"))),
+    ("critic: loss", _training(("critic/loss", "loss"))),
     ("adaptive weight of a group", _training(("adaptive/weight_mean", "mean"), ("adaptive/weight_max", "largest"))),
     ("tokens in a reply", _training(("reply/tokens", "sampled tokens"))),
     (
