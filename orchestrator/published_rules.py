@@ -262,6 +262,26 @@ def lora(convert: Convert) -> Convert:
     return converted
 
 
+def with_critic(convert: Convert) -> Convert:
+    """Only for the estimator that has a critic."""
+    return when("algorithm.adv_estimator", ("gae",), convert, "read with adv_estimator=gae alone")
+
+
+def of_critic(actors: Convert) -> Convert:
+    """The conversion of an actor's setting, for the critic's of the same name."""
+
+    def converted(value: Any, old: Settings) -> Outcome:
+        own = {f"worker.actor.{k.removeprefix(CRITIC)}": v for k, v in old.items() if k.startswith(CRITIC)}
+        found = actors(value, {**old, **own})
+        values = {name.replace("learner.", "critic.", 1): value for name, value in found.values.items()}
+        return Outcome(values, found.decide.replace("learner.", "critic."))
+
+    return with_critic(converted)
+
+
+CRITIC = "worker.critic."
+
+
 def warmup_ratio(ratio: Any, old: Settings) -> Outcome:
     """A number of steps won over the ratio."""
     if old["worker.actor.optim.lr_warmup_steps"] is not None:
@@ -357,8 +377,10 @@ def share_out(per_node: Any, old: Settings) -> Outcome:
     gpus = nodes * int(number(per_node, "trainer.n_gpus_per_node"))
     each = int(number(old["worker.rollout.tensor_parallel_size"], "tensor_parallel_size"))
     references = 0 if old["algorithm.disable_kl"] else 1
-    ranks = 1 << max(0, (gpus // 2).bit_length() - 1)  # a power of two divides most batches
-    engines = (gpus - ranks - references) // each
+    critic = old["algorithm.adv_estimator"] == "gae"
+    trained = 2 if critic else 1
+    ranks = 1 << max(0, (gpus // (2 * trained)).bit_length() - 1)  # a power of two divides most batches
+    engines = (gpus - trained * ranks - references) // each
     if engines < 1:
         return Outcome(decide=f"{gpus} GPU(s) are too few for roles with their own GPUs; set resources.* by hand")
     values = {
@@ -369,8 +391,11 @@ def share_out(per_node: Any, old: Settings) -> Outcome:
         "resources.gpus_per_reference": references,
         "resources.weight_transfer": "object_store" if int(old["worker.actor.model.lora.rank"]) else "nccl",
     }
+    if critic:
+        values |= {"resources.critic_ranks": ranks, "resources.gpus_per_critic": 1}
     decide = (
         f"there all roles took turns on {gpus} GPU(s); here each has its own: {ranks} for the learner, "
-        f"{engines} engine(s) of {each}, {references} for the reference is a proposal"
+        + (f"{ranks} for the critic, " if critic else "")
+        + f"{engines} engine(s) of {each}, {references} for the reference is a proposal"
     )
     return Outcome(values, decide)

@@ -36,6 +36,7 @@ from orchestrator.published_rules import (
     mini_batches,
     model_length,
     multiturn,
+    of_critic,
     reward_function,
     reward_kwargs,
     run_folder,
@@ -51,6 +52,7 @@ from orchestrator.published_rules import (
     warmup_ratio,
     warmup_steps,
     when,
+    with_critic,
     with_kl,
 )
 from schemas.method import ScoreKey
@@ -271,32 +273,53 @@ def _actor() -> Iterator[Knob]:
     yield from _under("offload", _offload())
 
 
-CRITIC = "read with adv_estimator=gae alone"
-
-
 def _critic() -> Iterator[Knob]:
-    own = (
-        ("strategy", "fsdp"),
-        ("global_batch_size", 256),
-        ("micro_batch_size_per_device_for_update", 4),
-        ("micro_batch_size_per_device_for_experience", 16),
-        ("max_grad_norm", 1.0),
-        ("cliprange_value", 0.5),
-        ("loss_avg_mode", "token"),
-        ("ppo_epochs", 1),
-        ("padding_free", False),
-        ("dynamic_batching", True),
-        ("ulysses_size", 1),
-        ("global_batch_size_per_device", -1),
+    """What the actor has too goes the same way, into the critic section; the network is the policy's."""
+    alike = {
+        "global_batch_size": 256,
+        "micro_batch_size_per_device_for_update": 4,
+        "max_grad_norm": 1.0,
+        "ppo_epochs": 1,
+        "padding_free": False,
+        "dynamic_batching": True,
+    } | {
+        knob.old: knob.default
+        for knob in (*_under("optim", _optimiser()), *_under("fsdp", _fsdp()))
+        if any(name.startswith("learner.") for name in knob.new)
+    }
+    actors = {knob.old: knob for knob in _actor()}
+    for name, default in alike.items():
+        knob = actors[name]
+        new = tuple(own.replace("learner.", "critic.", 1) for own in knob.new)
+        yield Knob(name, default, new, "with adv_estimator=gae, as the actor's", of_critic(knob.convert))
+    yield _mapped(
+        "cliprange_value",
+        0.5,
+        "critic.value_clip",
+        "with adv_estimator=gae; in units of reward",
+        with_critic(to("critic.value_clip")),
     )
-    shared = (
-        *_under("model", _model()),
-        *_under("optim", _optimiser()),
-        *_under("fsdp", _fsdp()),
-        *_under("offload", _offload()),
+    yield _mapped(
+        "model.model_path",
+        None,
+        "critic.path",
+        "with adv_estimator=gae; null: the policy's",
+        with_critic(to("critic.path")),
     )
-    for name, default in (*own, *((knob.old, knob.default) for knob in shared)):
-        yield _gone(name, default, CRITIC)
+    yield _gone(
+        "loss_avg_mode",
+        "token",
+        "the mean over tokens",
+        with_critic(gone_if("token", otherwise="the critic's loss is always the mean over tokens")),
+    )
+    yield _gone("strategy", "fsdp", "FSDP2, always")
+    yield _gone("micro_batch_size_per_device_for_experience", 16, "one limit serves both")
+    yield _gone("ulysses_size", 1, "sequence parallelism is not offered", with_critic(gone_if(1, otherwise=ULYSSES)))
+    yield _gone("global_batch_size_per_device", -1, "derived, there and here")
+    for section, knobs in (("model", _model()), ("optim", _optimiser()), ("fsdp", _fsdp()), ("offload", _offload())):
+        for knob in _under(section, knobs):
+            if knob.old not in alike and knob.old != "model.model_path":
+                yield _gone(knob.old, knob.default, "as the policy's")
 
 
 def _reference() -> Iterator[Knob]:
@@ -376,7 +399,7 @@ def _rollout() -> Iterator[Knob]:
 
 
 def _algorithm() -> Iterator[Knob]:
-    discounted = ("reinforce_plus_plus",)
+    discounted = ("reinforce_plus_plus", "gae")
     yield _mapped(
         "gamma",
         1.0,
@@ -384,8 +407,9 @@ def _algorithm() -> Iterator[Knob]:
         "of the estimators that discount",
         when("algorithm.adv_estimator", discounted, to("algorithm.gamma"), "this estimator does not discount"),
     )
-    yield _gone("lam", 1.0, CRITIC)
-    estimators = ("grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "remax")
+    traces = "algorithm.gae.lam algorithm.gae.return_lam"
+    yield _mapped("lam", 1.0, traces, "one for both there", with_critic(to(*traces.split())))
+    estimators = ("gae", "grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "remax")
     yield _mapped(
         "adv_estimator",
         "grpo",
@@ -460,7 +484,7 @@ def _trainer() -> Iterator[Knob]:
         "n_gpus_per_node",
         8,
         "resources.learner_ranks resources.rollout_engines resources.gpus_per_learner resources.gpus_per_engine "
-        "resources.gpus_per_reference resources.weight_transfer",
+        "resources.gpus_per_reference resources.critic_ranks resources.gpus_per_critic resources.weight_transfer",
         "a proposal: every role has GPUs of its own",
         share_out,
     )
@@ -471,7 +495,13 @@ def _trainer() -> Iterator[Knob]:
         "at the limit the batch is filled, and the run goes on",
         filtered(max_rounds),
     )
-    yield _gone("critic_warmup", 0, CRITIC)
+    yield _mapped(
+        "critic_warmup",
+        0,
+        "critic.pretrain_steps",
+        "with adv_estimator=gae: steps",
+        with_critic(to("critic.pretrain_steps")),
+    )
     yield _mapped("val_freq", -1, "validation.every", "-1 is 0 here", every("validation.every"))
     yield _mapped("val_before_train", True, "validation.before")
     yield _gone("val_only", False, "a command of its own", gone_if(False, otherwise="run pointvg eval --config FILE"))

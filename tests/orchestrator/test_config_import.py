@@ -124,6 +124,41 @@ def test_the_published_launch_becomes_the_run_that_it_meant(old: Path) -> None:
     assert len(imported.decisions) == 1  # how to share out the GPUs
 
 
+PPO = [
+    "algorithm.adv_estimator=gae",
+    "algorithm.lam=0.95",
+    "algorithm.gamma=0.99",
+    "trainer.critic_warmup=5",
+    "worker.critic.global_batch_size=64",
+    "worker.critic.optim.lr=1e-5",
+    "worker.critic.optim.lr_warmup_steps=3",
+    "worker.critic.ppo_epochs=2",
+    "worker.critic.model.model_path=other/model",
+    "worker.critic.padding_free=true",
+]
+
+
+def test_a_critic_comes_along_with_settings_of_its_own(old: Path) -> None:
+    imported = import_config(old, PPO)
+    assert imported.problems == ""
+    config = TrainConfig.model_validate(imported.values)
+    assert (config.algorithm.advantage, config.algorithm.gamma) == ("gae", 0.99)
+    assert config.algorithm.gae is not None
+    assert (config.algorithm.gae.lam, config.algorithm.gae.return_lam) == (0.95, 0.95)
+    critic = config.critic
+    assert critic is not None
+    assert (critic.path, critic.value_clip, critic.pretrain_steps, critic.layout) == ("other/model", 0.5, 5, "packed")
+    assert (critic.epochs, critic.mini_batches) == (2, 4)  # 256 prompts in steps of 64
+    assert (critic.micro_batch_rows, critic.micro_batch_tokens) == (None, 4 * (2048 + 256))
+    assert (critic.optimiser.lr, critic.optimiser.warmup_steps) == (1e-5, 24)  # 3 batches of 4 x 2 steps
+    assert (config.learner.epochs, config.learner.mini_batches, config.learner.optimiser.warmup_steps) == (1, 2, 0)
+    resources = config.resources
+    assert (resources.learner_ranks, resources.critic_ranks, resources.gpus_per_critic) == (2, 2, 1)
+    assert resources.rollout_engines == 8 - 2 - 2 - 1
+    plain = TrainConfig.model_validate(import_config(old, PPO[4:]).values)  # the published default is grpo
+    assert (plain.critic, plain.resources.critic_ranks) == (None, 1)
+
+
 def test_the_report_says_what_became_of_each_setting_and_where_it_stood(old: Path) -> None:
     report = import_config(old, SCRIPT).report()
     assert f"{old}:7: data.rollout_batch_size=256 -> rollout.tasks_per_step=256" in report
@@ -154,6 +189,7 @@ def test_the_report_says_what_became_of_each_setting_and_where_it_stood(old: Pat
         ("trainer.load_checkpoint_path=x", "set model.path"),
         ("trainer.save_model_only=true", "pointvg export"),
         ("trainer.val_only=true", "pointvg eval"),
+        ("algorithm.adv_estimator=gae worker.critic.loss_avg_mode=seq", "always the mean over tokens"),
         ("trainer.n_gpus_per_node=2", "too few"),
         ("worker.rollout.val_override_config={seed: 1}", "seed cannot be set for validation"),
         ("worker.reward.reward_function_kwargs={a: 1}", "reward.rules"),
@@ -165,7 +201,8 @@ def test_the_report_says_what_became_of_each_setting_and_where_it_stood(old: Pat
     ],
 )  # fmt: skip
 def test_what_cannot_be_carried_over_is_left_to_decide(old: Path, override: str, said: str) -> None:
-    overrides = override.split() if " algorithm." in override or " trainer." in override else [override]
+    parts = (" algorithm.", " trainer.", " worker.critic.")
+    overrides = override.split() if any(part in override for part in parts) else [override]
     assert any(said in decision for decision in import_config(old, overrides).decisions)
 
 

@@ -111,7 +111,7 @@ def configured(method: Method, scenes: Path, folder: Path) -> TrainConfig:
 
 
 class SharedCluster(Cluster):
-    """A learner, and a critic where one is needed, of its own beside an engine, a reward and a reference that are there already."""
+    """A learner, and a critic if need be, of its own beside an engine, a reward and a reference that are there."""
 
     def __init__(self, config: TrainConfig, players: Players, reference: ReferenceRole) -> None:
         self._nccl, self._timeout_s = False, config.resources.call_timeout_s
