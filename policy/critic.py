@@ -60,7 +60,7 @@ class ValueModule(Backbone):
 
     def forward(self, inputs: ModelInputs) -> Tensor:
         """Values [N] float32, whatever the backbone computes in."""
-        return self.head(self.hidden_states(inputs).float()).squeeze(-1)
+        return self.head(self.hidden_states(inputs).float()).squeeze(-1).clone()  # FSDP hooks outputs that are no views
 
     @torch.no_grad()
     def move(self, by: float) -> None:
