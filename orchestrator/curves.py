@@ -65,6 +65,10 @@ PANELS: tuple[tuple[str, tuple[Line, ...]], ...] = (
         "spread of reward in a group",
         _training(("reward/group_std", "standard deviation"), ("reward/groups_without_spread", "share without")),
     ),
+    (
+        "dynamic sampling, groups of a step",
+        _training(("dynamic/groups_dropped", "dropped"), ("dynamic/groups_filled", "filled up at the limit")),
+    ),
     ("loss", _training(("learner/loss", "loss"), ("loss", "loss"), ("learner/policy_loss", "policy"))),
     ("KL to the reference, per token", _training(("learner/kl", "KL"))),
     ("entropy, per token", _training(("learner/entropy", "entropy"))),

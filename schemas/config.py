@@ -560,8 +560,9 @@ class TrainConfig(Record):
                 f"rollout.sampling top_p={sampling.top_p}, top_k={sampling.top_k}: the sampler's distribution then "
                 "differs from the learner's; set top_p=1 and top_k=0, or set algorithm.mismatch"
             )
-        if self.algorithm.dynamic_sampling is not None and self.reward.function is None:
-            self.algorithm.dynamic_sampling.refuse(self.reward.rules)
+        if self.algorithm.dynamic_sampling is not None:
+            own = self.reward.function is not None
+            self.algorithm.dynamic_sampling.refuse(None if own else self.reward.rules, self.rollout.samples_per_task)
         if self.algorithm.overlong is not None:
             self.algorithm.overlong.refuse(self.rollout.max_turns, self.rollout.max_tokens_per_turn)
         alone = self.algorithm.advantage in ("reinforce_plus_plus", "remax", "gae")

@@ -63,8 +63,18 @@ class DynamicSampling(Record):
             raise ValueError(f"low={self.low} is not below high={self.high}: no group could be kept; swap them")
         return self
 
-    def refuse(self, rules: RewardRules) -> None:
-        """Raises ValueError for thresholds that the key can never or always pass under the built-in reward."""
+    def refuse(self, rules: RewardRules | None, samples_per_task: int) -> None:
+        """Raises ValueError where no group could be kept, or a bound lies where the key never is.
+
+        `rules` are those of the built-in reward; of a reward of one's own (None) the range is not known.
+        """
+        if samples_per_task < 2:
+            raise ValueError(
+                f"algorithm.dynamic_sampling with rollout.samples_per_task={samples_per_task}: a group of one has no "
+                "spread and would always be dropped; draw at least 2 samples, or remove it"
+            )
+        if rules is None:
+            return
         least, most = score_range(self.key, rules)
         where = f"algorithm.dynamic_sampling: key {self.key!r} lies in [{least:g}, {most:g}]"
         if self.min_spread >= most - least:

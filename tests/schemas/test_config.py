@@ -70,6 +70,10 @@ def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
             "'obj_iou' lies in [0, 1]; high=9.9 lies outside, set it within or remove it",
         ),
         (["algorithm.dynamic_sampling={low: 3, high: 2}"], "low=3.0 is not below high=2.0"),
+        (
+            ["algorithm={advantage: remax, dynamic_sampling: {}}", "rollout.samples_per_task=1"],
+            "a group of one has no spread and would always be dropped",
+        ),
         (["algorithm.dynamic_sampling.max_rounds=1"], "algorithm.dynamic_sampling.max_rounds"),
         (["algorithm.dynamic_sampling.key=iou"], "algorithm.dynamic_sampling.key"),
         (["algorithm.overlong={limit: 20, buffer: 30}"], "even an empty reply would be punished"),
