@@ -15,7 +15,7 @@ import json
 from typing import Any
 
 import numpy as np
-from runs import QUICKSTART, ROOT, SETTINGS, ByTask, compare, cpu_seconds_of, once, play, pointvg
+from held_out import QUICKSTART, ROOT, SETTINGS, ByTask, compare, cpu_seconds_of, once, play, pointvg
 
 from orchestrator.folder import versions
 from schemas.config import TrainConfig

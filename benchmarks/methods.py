@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from held_out import QUICKSTART, ROOT, SETTINGS, ByTask, cpu_seconds_of, once, play, pointvg
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from runs import QUICKSTART, ROOT, SETTINGS, ByTask, cpu_seconds_of, once, play, pointvg
 
 from orchestrator.folder import versions, write_atomically
 from schemas.config import TrainConfig
