@@ -1,6 +1,8 @@
 """What benchmarks of whole runs share: a training as a process with its CPU time, held-out play, paired differences.
 
-Every run leaves one result file, so that an interrupted benchmark goes on where it stopped.
+    python benchmarks/held_out.py MODEL FILE [TASKS]      # play the test split, write each task's result
+
+What was done leaves a file, so that an interrupted benchmark goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -55,6 +57,15 @@ def cpu_seconds_of(command: Sequence[str]) -> float:
     return sum(spent.values())
 
 
+def play_apart(model: str, file: Path, limit: int | None = None) -> ByTask:
+    """`play`, once, in a process of its own: Serve remembers a process's earlier clusters."""
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        given = [model, str(file.resolve()), *([str(limit)] if limit else [])]
+        subprocess.run([sys.executable, str(Path(__file__).resolve()), *given], cwd=ROOT, check=True)
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def once(file: Path, make: Any) -> Any:
     """The JSON that `make()` gave when this file was first asked for."""
     if not file.is_file():
@@ -99,3 +110,8 @@ def compare(start: Mapping[str, float], end: Mapping[str, float]) -> tuple[float
     difference = np.asarray([end[name] - start[name] for name in start])
     error = difference.std(ddof=1) / np.sqrt(len(difference))
     return float(np.mean(list(end.values()))), float(difference.mean()), float(error)
+
+
+if __name__ == "__main__":
+    name, out, *rest = sys.argv[1:]
+    write_atomically(Path(out), json.dumps(play(name, int(rest[0]) if rest else None)))

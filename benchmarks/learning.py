@@ -15,7 +15,7 @@ import json
 from typing import Any
 
 import numpy as np
-from held_out import QUICKSTART, ROOT, SETTINGS, ByTask, compare, cpu_seconds_of, once, play, pointvg
+from held_out import QUICKSTART, ROOT, SETTINGS, ByTask, compare, cpu_seconds_of, once, play_apart, pointvg
 
 from orchestrator.folder import versions
 from schemas.config import TrainConfig
@@ -37,7 +37,7 @@ def train(name: str, command: list[str]) -> dict[str, Any]:
 
 def played(name: str, model: str) -> ByTask:
     """The test split, played once with each model."""
-    return once(RESULTS / f"test-{name}.json", lambda: play(model))
+    return play_apart(model, RESULTS / f"test-{name}.json")
 
 
 def table(seeds: list[int]) -> str:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from held_out import QUICKSTART, ROOT, SETTINGS, ByTask, cpu_seconds_of, once, play, pointvg
+from held_out import QUICKSTART, ROOT, SETTINGS, ByTask, cpu_seconds_of, once, play_apart, pointvg
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -77,10 +76,11 @@ def command(method: Method, seed: int, steps: int, folder: Path) -> list[str]:
 
 
 def run(method: Method, seed: int, steps: int, limit: int | None, folder: Path) -> dict[str, Any]:
-    """Trains once and plays the test split; what the run cost, its curve, and every task's result."""
-    given = command(method, seed, steps, folder)
-    spent = cpu_seconds_of(given)
-    root = folder / f"{method.name}-{seed}"
+    """Trains once and plays the test split once; what the run cost, its curve, and every task's result."""
+    given, root = command(method, seed, steps, folder), folder / f"{method.name}-{seed}"
+    spent = once(folder / f"{root.name}.cost.json", lambda: cpu_seconds_of(given))
+    test = folder / f"{root.name}.test.json"
+    played = play_apart(str(root / "export"), test, limit)
     records = [json.loads(line) for line in (root / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     keys = ("reward/mean", "learner/grad_norm", "learner/kl", "adaptive/weight_mean", "time/step")
     result = {
@@ -89,10 +89,9 @@ def run(method: Method, seed: int, steps: int, limit: int | None, folder: Path) 
         "command": given[1:],
         "cpu_minutes": spent / 60,
         "curve": {key: [round(record[key], 5) for record in records] for key in keys},
-        "test": play(str(root / "export"), limit),
+        "test": played,
         "versions": versions(),
     }
-    shutil.rmtree(root)  # the weights; everything that is reported is in the result
     return result
 
 
@@ -285,11 +284,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if not given.report:
         start = str(load(TrainConfig, QUICKSTART).config.model.path)
-        once(given.results / "start.json", lambda: play(start, given.limit))
+        play_apart(start, given.results / "start.json", given.limit)
         for seed in given.seeds:  # seed by seed, so that an early stop leaves whole pairs
             for name in given.methods:
                 file = given.results / f"{name}-{seed}.json"
-                folder = ROOT / "runs" / "methods"
+                folder = ROOT / "runs" / "methods" / f"{given.steps}-steps"
                 once(file, lambda n=name, s=seed, f=folder: run(METHODS[n], s, given.steps, given.limit, f))
                 print(f"{file} is there", flush=True)
     if given.results == RESULTS:
