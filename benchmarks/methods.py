@@ -81,18 +81,18 @@ def run(method: Method, seed: int, steps: int, limit: int | None, folder: Path) 
     spent = once(folder / f"{root.name}.cost.json", lambda: cpu_seconds_of(given))
     test = folder / f"{root.name}.test.json"
     played = play_apart(str(root / "export"), test, limit)
-    records = [json.loads(line) for line in (root / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (root / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = {record["step"]: record for record in map(json.loads, lines)}  # of a step made twice, the last
     keys = ("reward/mean", "learner/grad_norm", "learner/kl", "adaptive/weight_mean", "time/step")
-    result = {
+    return {
         "method": method.name,
         "seed": seed,
         "command": given[1:],
         "cpu_minutes": spent / 60,
-        "curve": {key: [round(record[key], 5) for record in records] for key in keys},
+        "curve": {key: [round(record[key], 5) for record in records.values()] for key in keys},
         "test": played,
         "versions": versions(),
     }
-    return result
 
 
 @dataclass(frozen=True, slots=True)
