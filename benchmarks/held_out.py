@@ -30,7 +30,7 @@ from schemas.config_file import load
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 SETTINGS = {
-    "temperature 1": Validation(samples=1, sampling=Sampling(), greedy=False),
+    "temperature 1": Validation(samples=3, sampling=Sampling(), greedy=False),
     "validation": Validation(samples=3, greedy=False),
     "greedy": Validation(samples=1, sampling=Sampling(temperature=0.0), greedy=False),
 }

@@ -1,10 +1,10 @@
 """Does reinforcement learning teach anything that more supervised training would not?
 
-    python benchmarks/learning.py [--seeds 1 2 3] [--steps 150]
+    python benchmarks/learning.py [--seeds 1 2 3] [--steps 60]
 
 From the shipped SFT start, for every seed: stage 2 as `make train` runs it, and as a control more stage 1 from the same
 start for the same CPU-minutes. At the end, once, every model plays the test split at temperature 1, at the validation
-setting (temperature 0.6, top-p 0.95, 3 draws) and greedily. Differences are paired by task; their standard errors are
+setting (temperature 0.6, top-p 0.95), 3 draws each, and greedily. Differences are paired by task; their standard errors are
 over tasks. One result file per run in benchmarks/results/learning/, so that an interrupted benchmark goes on.
 """
 
@@ -65,10 +65,11 @@ def table(seeds: list[int]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=150)
+    quickstart = load(TrainConfig, QUICKSTART).config
+    parser.add_argument("--steps", type=int, default=quickstart.trainer.max_steps)
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    start = load(TrainConfig, QUICKSTART).config.model.path
+    start = quickstart.model.path
     sft = [*pointvg("sft", "--config", str(CONTROL)), f"model.path={start}", "learner.optimiser.lr=1.0e-3"]
     calibration = train("calibration", [*sft, "run.name=learning-calibration", f"trainer.samples={CALIBRATION}"])
     empty = train("calibration-start", [*sft, "run.name=learning-calibration-start", "trainer.samples=32"])
