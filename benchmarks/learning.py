@@ -4,8 +4,8 @@
 
 From the shipped SFT start, for every seed: stage 2 as `make train` runs it, and as a control more stage 1 from the same
 start for the same CPU-minutes. At the end, once, every model plays the test split at temperature 1, at the validation
-setting (temperature 0.6, top-p 0.95), 3 draws each, and greedily. Differences are paired by task; their standard errors are
-over tasks. One result file per run in benchmarks/results/learning/, so that an interrupted benchmark goes on.
+setting (temperature 0.6, top-p 0.95), 3 draws each, and greedily. Differences are paired by task; their standard errors
+are over tasks. One result file per run in benchmarks/results/learning/, so that an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
