@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from orchestrator.gauges import RATE, STAGE, STEP, TRAIN, VALIDATION
 from tests.deploy.manifests import DEPLOY, ROOT, groups, only
@@ -32,7 +33,8 @@ EXPORTED = {f"ray_{name}": labels for name, labels in (TRAINING | SERVICE).items
 
 
 def rules() -> list[dict[str, Any]]:
-    return [rule for group in only("monitoring", "PrometheusRule")["spec"]["groups"] for rule in group["rules"]]
+    document = yaml.safe_load((DEPLOY / "monitoring" / "rules.yaml").read_text(encoding="utf-8"))
+    return [rule for group in document["spec"]["groups"] for rule in group["rules"]]
 
 
 def queries() -> list[str]:
