@@ -60,7 +60,7 @@ def test_what_goes_in_is_the_code_the_configurations_and_the_small_model() -> No
     assert {f"configs/{file.name}" for file in (ROOT / "configs").glob("*.yaml")} <= files
     assert not any("__pycache__" in name for name in files)
     assert sum((ROOT / name).stat().st_size for name in files) < 10 * 2**20
-    tracked = subprocess.run(["git", "ls-files", *tops], cwd=ROOT, capture_output=True, text=True, check=False)
+    tracked = subprocess.run([tool("git"), "ls-files", *tops], cwd=ROOT, capture_output=True, text=True, check=False)
     if tracked.returncode == 0:  # a stray file of the working tree would go in too
         assert {name for name in tracked.stdout.split() if name in files} == files
 
