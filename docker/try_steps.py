@@ -145,10 +145,10 @@ def packages_of(command: str) -> list[str]:
     return [word for word in found.group(1).split() if not word.startswith("-")] if found else []
 
 
-def foreign_libraries(venv: Path, known: set[str]) -> dict[str, str]:
-    """Shared libraries that the packages link to, by the Debian package that has them, if that is not a known one."""
+def foreign_libraries(packages: Path, known: set[str]) -> dict[str, str]:
+    """Shared libraries that Python packages link to, by the Debian package that has them, if that is not a known one."""
     needed: set[str] = set()
-    for file in venv.rglob("*.so*"):
+    for file in packages.rglob("*.so*"):
         listed = subprocess.run(["ldd", str(file)], capture_output=True, text=True, check=False).stdout
         needed |= set(re.findall(r"=> (/(?:usr/)?lib/\S+)", listed))
     found: dict[str, str] = {}
@@ -172,7 +172,7 @@ def main() -> None:
     for name in ("base", "packages", found["image"].base, "image"):
         trial.play(found[name])
     known = IN_BASE | {p for step in found["base"].steps for p in packages_of(step[1])}
-    foreign = foreign_libraries(folder / "opt" / "venv", known)
+    foreign = foreign_libraries(folder / "opt" / "venv" / "lib" / "python3.11" / "site-packages", known)
     if foreign:
         sys.exit(f"libraries that the image would not have: {foreign}")
     trial.shell("python -m orchestrator scenes data/scenes --train 2 --validation 2 --test 2")
