@@ -146,7 +146,7 @@ def packages_of(command: str) -> list[str]:
 
 
 def foreign_libraries(packages: Path, known: set[str]) -> dict[str, str]:
-    """Shared libraries that Python packages link to, by the Debian package that has them, if that is not a known one."""
+    """Shared libraries that Python packages link to, by their Debian package where that is not a known one."""
     needed: set[str] = set()
     for file in packages.rglob("*.so*"):
         listed = subprocess.run(["ldd", str(file)], capture_output=True, text=True, check=False).stdout
