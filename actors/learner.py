@@ -6,6 +6,7 @@ address -> start (process group, model, checkpoint) -> update* -> local_shards /
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch.distributed as dist
 
 from actors import process_group
 from policy.determinism import be_deterministic
-from policy.learner import PolicyLearner, UpdateReport
+from policy.learner import NonFiniteError, PolicyLearner, UpdateReport
+from policy.training_batch import write_batch
 from schemas import batch
 from schemas.config import TrainConfig
 
@@ -57,9 +59,19 @@ class LearnerActor:
         return self._learner.load(checkpoint) if checkpoint else {}
 
     def update(self, training: pa.Table, kl_coefficient: float, *images: pa.Table) -> UpdateReport:
-        """Trains on the rows of this rank; `images` are the image tables of all shards of the batch."""
+        """Trains on the rows of this rank; `images` are the image tables of all shards of the batch.
+
+        Raises NonFiniteError when too many steps were skipped; rank 0 then leaves the batch in the run folder.
+        """
         batch.check(training, batch.TRAINING, f"learner rank {self._rank}")
-        return self._learner.update(training, images, kl_coefficient)
+        try:
+            return self._learner.update(training, images, kl_coefficient)
+        except NonFiniteError as error:
+            run = self._config.run
+            kept = Path(run.folder) / run.name / "bad_batches" / f"after-{self._learner.steps_taken:06d}"
+            if self._rank == 0:
+                write_batch(kept, training, images)
+            raise NonFiniteError(f"{error}. Its batch is in {kept}") from error
 
     def local_shards(self) -> dict[str, np.ndarray]:
         """This rank's rows of every parameter, for the engines to join."""
@@ -78,9 +90,13 @@ class LearnerActor:
         """Publishes over NCCL; every rank, since gathering a weight takes them all."""
         self._sender.send_weights()
 
-    def save(self, folder: str, extra: dict[str, Any]) -> None:
-        """Writes a checkpoint; complete on disk when it returns."""
-        self._learner.save(folder, extra)
+    def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
+        """Starts to write a checkpoint of the state as it is now; returns why the one before could not be written."""
+        return self._learner.begin_save(folder, extra)
+
+    def finish_save(self) -> str | None:
+        """Waits for the checkpoint that is being written; returns why it could not be."""
+        return self._learner.finish_save()
 
     def export(self, folder: str) -> None:
         """Writes the model as a Hugging Face checkpoint (rank 0 writes)."""

@@ -22,8 +22,8 @@ import psutil
 from orchestrator.cluster import Players, connect
 from orchestrator.data import read_split
 from orchestrator.evaluate import evaluate, frame_of
-from orchestrator.folder import write_atomically
 from pointing.metrics import measure
+from policy.files import write_json
 from schemas.config import Sampling, TrainConfig, Validation
 from schemas.config_file import load
 
@@ -70,7 +70,7 @@ def once(file: Path, make: Any) -> Any:
     """The JSON that `make()` gave when this file was first asked for."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(make()))
+        write_json(file, make())
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -114,4 +114,4 @@ def compare(start: Mapping[str, float], end: Mapping[str, float]) -> tuple[float
 
 if __name__ == "__main__":
     name, out, *rest = sys.argv[1:]
-    write_atomically(Path(out), json.dumps(play(name, int(rest[0]) if rest else None)))
+    write_json(Path(out), play(name, int(rest[0]) if rest else None))

@@ -23,7 +23,8 @@ from held_out import QUICKSTART, ROOT, SETTINGS, ByTask, cpu_seconds_of, once, p
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from orchestrator.folder import versions, write_atomically
+from orchestrator.folder import versions
+from policy.files import write_text
 from schemas.config import TrainConfig
 from schemas.config_file import load
 
@@ -270,7 +271,7 @@ def draw(results: Path, file: Path) -> None:
 def report(results: Path, text: Path, plot: Path) -> None:
     """Writes the page and the plot."""
     draw(results, plot)
-    write_atomically(text, page(results))
+    write_text(text, page(results))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

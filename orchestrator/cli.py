@@ -1,4 +1,4 @@
-"""The command line: pointvg scenes, tiny, sft, train, eval, export, serve, config; or `python -m orchestrator ...`."""
+"""The command line: pointvg scenes, tiny, sft, train, check, eval, export, serve, config; or python -m orchestrator."""
 
 from __future__ import annotations
 
@@ -35,15 +35,26 @@ def _load(model: type[T], config: Path, overrides: list[str] | None) -> T:
 
 @contextmanager
 def refusals() -> Generator[None]:
-    """Turns what a user can mend into one message and exit code 2; anything else keeps its traceback."""
+    """Turns what a user can mend into one message and exit code 2; anything else keeps its traceback.
+
+    A run that a signal ended exits with 128 + its number; one that could not write a checkpoint with 3.
+    """
     from orchestrator.folder import RunExistsError
+    from orchestrator.stop import Stopped
     from pointing.dataset import DatasetError
+    from policy.checkpoint import CheckpointError
 
     try:
         yield
     except (ConfigError, DatasetError, RunExistsError, FileNotFoundError) as error:
         typer.echo(f"refused: {error}", err=True)
         raise typer.Exit(2) from None
+    except CheckpointError as error:
+        typer.echo(f"checkpoint: {error}", err=True)
+        raise typer.Exit(3) from None
+    except Stopped as stopped:
+        typer.echo(str(stopped), err=True)
+        raise typer.Exit(stopped.exit_code) from None
 
 
 @app.command()
@@ -95,19 +106,41 @@ def train(config: Config, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def check(
+    config: Config,
+    overrides: Overrides = None,
+    every: Annotated[bool, typer.Option("--all", help="read every row, not the first of each file")] = False,
+) -> None:
+    """Find everything that would stop a run: settings, model, data, reward, machines, disk. Starts nothing."""
+    from orchestrator.config_cli import kind_of
+    from orchestrator.preflight import check as preflight
+    from schemas.config_file import merge
+
+    with refusals():
+        kind = kind_of(merge(config, overrides or ())[0])
+        if kind is not SftConfig and kind is not TrainConfig:
+            raise ConfigError(f"{config}: a configuration of {kind.__name__}; check reads those of train and sft")
+        report = preflight(_load(kind, config, overrides), every_row=every)
+    for note in report.notes:
+        typer.echo(note)
+    for problem in report.problems:
+        typer.echo(f"problem      {problem}", err=True)
+    if report.problems:
+        typer.echo(f"{len(report.problems)} problem(s); nothing was started", err=True)
+        raise typer.Exit(2)
+    typer.echo("ready")
+
+
+@app.command()
 def halve(
     model: Annotated[Path, typer.Argument(help="checkpoint folder")],
     out: Annotated[Path, typer.Argument(help="folder to write")],
 ) -> None:
     """Copy a model folder with its weights in float16, as the shipped small model is."""
-    from policy.checkpoint import CheckpointError
-    from policy.checkpoint import halve as write_half
+    from policy.export import halve as write_half
 
-    try:
+    with refusals():
         write_half(model, out)
-    except CheckpointError as error:
-        typer.echo(f"refused: {error}", err=True)
-        raise typer.Exit(2) from None
     typer.echo(f"model        {out}")
 
 

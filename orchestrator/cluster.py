@@ -22,6 +22,7 @@ from orchestrator.clock import timed
 from orchestrator.critic import CriticRole, NoCritic
 from orchestrator.folder import critic_of
 from orchestrator.roles import LearnerRole, NoReference, ReferenceRole, RewardRole, RolloutRole, ShardRef
+from orchestrator.stop import interruptible
 from schemas.config import Resources, TrainConfig
 from services.handle import PendingScores
 from services.proxy import PROXY_ENV
@@ -82,6 +83,7 @@ class Players:
         self.reward = RewardRole(config)
 
     @timed("wait")
+    @interruptible
     def collect(self, pending: Sequence[Pending]) -> Collected:
         """Waits for what is still being computed and fetches the tables, in the order of trajectory ids.
 
@@ -119,6 +121,7 @@ class Cluster(Players):
         self.critic = CriticRole(config, total_steps) if config.critic else NoCritic()
         super().__init__(config)
 
+    @interruptible
     def start(self, checkpoint: str | None) -> dict[str, Any]:
         """Waits for the roles that hold a model; returns the checkpoint's extra state, {} without one."""
         extra = self.learner.start(checkpoint)
@@ -137,10 +140,17 @@ class Cluster(Players):
             ]
         )
 
-    def save(self, checkpoint: str, extra: dict[str, Any]) -> None:
-        """Writes a checkpoint. The critic's comes first: where the policy's is complete, the critic's is too."""
-        self.critic.save(str(critic_of(checkpoint)), extra)
-        self.learner.save(checkpoint, extra)
+    def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
+        """Starts to write a checkpoint. Returns why the one before could not be written.
+
+        The critic's comes first and is waited for: where the policy's is complete, the critic's is too.
+        """
+        self.critic.save(str(critic_of(folder)), extra)
+        return self.learner.begin_save(folder, extra)
+
+    def finish_save(self) -> str | None:
+        """Waits for the checkpoint that is being written. Returns why it could not be."""
+        return self.learner.finish_save()
 
     @timed("publish")
     def publish_weights(self, version: int) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from orchestrator.method_check import refuse_ineffective
 from orchestrator.published_rules import PublishedError
 from orchestrator.published_table import KNOBS, Knob
-from orchestrator.training import refuse_ineffective
 from schemas.config import TrainConfig
 from schemas.config_file import ConfigError, Origins, merge, to_yaml
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,8 @@ def read_split(config: TrainConfig | SftConfig, split: Split) -> tuple[Task, ...
     )
     if not files:
         return ()
-    dataset = read_dataset(config.model, config.data, (files,) if isinstance(files, str) else files)
+    names = (files,) if isinstance(files, str) else files
+    dataset = read_dataset(config.data, names, prompt_counter(config.model, config.data))
     for rejection in dataset.rejected[:10]:
         print(f"left out     {rejection.source}: {rejection.field}: {rejection.reason}")
     if len(dataset.rejected) > 10:
@@ -42,15 +44,15 @@ def read_split(config: TrainConfig | SftConfig, split: Split) -> tuple[Task, ...
     return dataset.tasks
 
 
-def read_dataset(model: Model, data: Data, files: tuple[str, ...]) -> Dataset:
-    """Reads files with prompt lengths counted as the policy will see them."""
+def prompt_counter(model: Model, data: Data) -> Callable[[Task], int]:
+    """Counts the tokens of a task's prompt as the policy will see it, images expanded."""
     info = read_info(model.path)
     try:
         chat = ChatFormat(model_tokenizer(model), data.system_prompt)
     except ValueError as error:
         raise ConfigError(f"{model.chat_template or model.path}: {error}") from None
 
-    def prompt_length(task: Task) -> int:
+    def count(task: Task) -> int:
         text = question_text(task.question, data.prompt_style, info.family.frame_kind)
         tokens = len(chat.prompt_ids(text, len(task.images)))
         for path in task.images:
@@ -58,6 +60,13 @@ def read_dataset(model: Model, data: Data, files: tuple[str, ...]) -> Dataset:
             tokens += (seen.width // info.family.grid) * (seen.height // info.family.grid) - 1
         return tokens
 
+    return count
+
+
+def read_dataset(
+    data: Data, files: tuple[str, ...], count: Callable[[Task], int], rows_per_file: int | None = None
+) -> Dataset:
+    """Reads files with prompt lengths as `count` says; of each file the first rows alone, if a number is given."""
     return read(
         DatasetOptions(
             files=files,
@@ -68,6 +77,7 @@ def read_dataset(model: Model, data: Data, files: tuple[str, ...]) -> Dataset:
             image_dir=data.image_dir,
             on_error=data.on_error,
             max_prompt_length=data.max_prompt_tokens,
+            rows_per_file=rows_per_file,
         ),
-        prompt_length,
+        count,
     )

@@ -19,11 +19,13 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel
 
+from orchestrator.settings import compare
 from policy.checkpoint import is_complete
+from policy.files import restore_folders, write_json, write_text
 from schemas.config import Run
 from schemas.config_file import read_yaml, to_yaml
 
@@ -72,22 +74,27 @@ def open_run(run: Run, config: BaseModel) -> RunFolder:
     """Creates the run folder, or opens it to continue.
 
     A folder written with another configuration is refused: its metrics and checkpoints belong to that one. So is any
-    existing one when run.resume is false. Raises RunExistsError naming the first setting that differs.
+    existing one when run.resume is false. Raises RunExistsError naming the settings that differ.
     """
     folder = RunFolder(Path(run.folder) / run.name)
     file = folder.root / "config.yaml"
     if file.is_file():
         if not run.resume:
             raise RunExistsError(f"{folder.root} exists and run.resume=false; set run.name=... or delete the folder")
-        differing = _first_difference(read_yaml(file), config.model_dump(mode="json"))
-        if differing and folder.steps():
-            raise RunExistsError(
-                f"{folder.root} was started with another configuration: {differing}. Set run.name=... for a new run, "
-                "use the old settings to continue it, or delete the folder"
-            )
+        if folder.checkpoints.is_dir():
+            restore_folders(folder.checkpoints)
+        changes = compare(read_yaml(file), config)
+        if folder.steps():
+            if changes.refused:
+                raise RunExistsError(
+                    f"{folder.root} was started with another configuration: {'; '.join(map(str, changes.refused))}. "
+                    "Set run.name=... for a new run, use the old settings to continue it, or delete the folder"
+                )
+            for change in changes.named:
+                print(f"CHANGED      {change}: numbers will agree with those of before to rounding only")
     folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, to_yaml(config))
-    write_atomically(folder.root / "versions.json", json.dumps(versions(), indent=2) + "\n")
+    write_text(file, to_yaml(config))
+    write_json(folder.root / "versions.json", versions())
     return folder
 
 
@@ -100,16 +107,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Writes beside, then renames: a reader sees the old file or the new one."""
-    beside = file.with_name(file.name + ".partial")
-    with beside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.replace(file)
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -127,30 +124,9 @@ def prune(folder: RunFolder, keep: int, best: int | None) -> None:
     for step in folder.steps()[:-keep]:
         if step != best:
             shutil.rmtree(folder.checkpoint(step))
+    newest = max(folder.steps(), default=0)
     for critic in folder.checkpoints.glob(critic_of("step-*").name):
-        if not critic.with_suffix("").exists():
+        match = _STEP.match(critic.stem)
+        # One that is newer belongs to a checkpoint of the policy that is being written.
+        if match and int(match.group(1)) < newest and not critic.with_suffix("").exists():
             shutil.rmtree(critic)
-
-
-# Settings that only say where a run is, how long it goes on, or how long it waits.
-_MAY_DIFFER = {
-    "run.name",
-    "run.folder",
-    "run.resume",
-    "run.timeline",
-    "trainer.max_steps",
-    "trainer.epochs",
-    "trainer.samples",
-    "trainer.samples_to_log",
-    "resources.start_timeout_s",
-    "resources.call_timeout_s",
-}
-
-
-def _first_difference(old: Any, new: Any, at: str = "") -> str:
-    """The first setting that differs between two configurations; "" when they may share a run."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        was, now = cast("dict[str, Any]", old), cast("dict[str, Any]", new)
-        inside = (_first_difference(was.get(k), now.get(k), f"{at}.{k}".lstrip(".")) for k in was | now)
-        return next(filter(None, inside), "")
-    return "" if old == new or at in _MAY_DIFFER else f"{at} was {old!r} and is {new!r}"

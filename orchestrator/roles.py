@@ -25,6 +25,7 @@ from actors.player import Order
 from actors.reference import ReferenceActor
 from actors.rollout import RolloutActor
 from orchestrator.clock import timed
+from orchestrator.stop import interruptible
 from policy.learner import UpdateReport
 from schemas.config import TrainConfig
 from services.handle import HandleClient, PendingScores
@@ -66,6 +67,7 @@ class RolloutRole:
         )
 
     @timed("rollout")
+    @interruptible
     def generate(self, order: Order, version: int) -> Iterator[ShardRef]:
         """Deals the order's tasks to the engines and yields shards as they finish, in any order.
 
@@ -239,9 +241,14 @@ class LearnerRole:
         return [actor.local_shards.remote() for actor in self.group.actors[: self._ranks_of_a_copy]]
 
     @timed("checkpoint")
-    def save(self, folder: str, extra: dict[str, Any]) -> None:
-        """Writes a checkpoint from all ranks."""
-        self.group.call("save", folder, extra)
+    def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
+        """Starts to write a checkpoint from all ranks. Returns why the one before could not be written."""
+        return self.group.call("begin_save", folder, extra)[0]
+
+    @timed("checkpoint")
+    def finish_save(self) -> str | None:
+        """Waits for the checkpoint that is being written. Returns why it could not be."""
+        return self.group.call("finish_save")[0]
 
     def export(self, folder: str) -> None:
         """Writes the model as a Hugging Face checkpoint."""

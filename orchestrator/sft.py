@@ -5,8 +5,10 @@ driver --SftConfig--> TorchTrainer --> every rank: tasks -> transcripts -> Polic
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,17 @@ import torch.distributed as dist
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from orchestrator.checkpoints import Checkpoints, continue_from
 from orchestrator.cluster import connect
 from orchestrator.data import read_split
-from orchestrator.folder import RunFolder, open_run, prune
-from orchestrator.job import refuse_lost, refuse_unshared
+from orchestrator.folder import RunFolder, open_run
+from orchestrator.job import refuse_unshared
+from orchestrator.lock import locked
 from orchestrator.metrics import MetricsLog, learner_numbers
+from orchestrator.preflight import check
 from orchestrator.report import plot_curves
+from orchestrator.settings import digest
+from orchestrator.stop import STOP, GraceOver, Stopped
 from pointing.sampler import Cursor, Sampler
 from policy.determinism import be_deterministic
 from policy.info import model_tokenizer, read_info
@@ -31,19 +38,57 @@ from policy.turns import ChatFormat
 from schemas.config import SftConfig
 from schemas.task import Task
 
+STOP_FILE = "stop"  # in the run folder, from the driver to the ranks: save and end
+
 
 def run_sft(config: SftConfig) -> RunFolder:
-    """Fine-tunes as configured and exports the model; continues from the last checkpoint if there is one."""
-    refuse_lost(config)
+    """Fine-tunes as configured and exports the model; continues from the last checkpoint if there is one.
+
+    Raises Stopped when a signal ended the run.
+    """
+    check(config).raise_if_any()
     tasks = read_split(config, "train")
-    folder = open_run(config.run, config)
-    steps = -(-config.trainer.samples // config.trainer.batch_rows)
-    print(f"run folder   {folder.root}")
-    print(f"data         {len(tasks)} tasks; {config.trainer.samples} samples in {steps} steps", flush=True)
-    connect(config.resources)
-    refuse_unshared(folder, config, tasks)
+    with locked(RunFolder(Path(config.run.folder) / config.run.name).root):
+        folder = open_run(config.run, config)
+        found = continue_from(folder, config.run, print)
+        steps = -(-config.trainer.samples // config.trainer.batch_rows)
+        print(f"run folder   {folder.root}" + ("" if found is None else f" (continuing from step {found} of {steps})"))
+        print(f"data         {len(tasks)} tasks; {config.trainer.samples} samples in {steps} steps", flush=True)
+        (folder.root / STOP_FILE).unlink(missing_ok=True)
+        connect(config.resources)
+        refuse_unshared(folder, config, tasks)
+        try:
+            with STOP.heeded(config.run.grace_s, (folder.root / STOP_FILE).touch):
+                _apart(_trainer(config, tasks, folder).fit)
+                STOP.check()
+        except GraceOver:
+            raise
+        except Stopped as stopped:
+            last = folder.checkpoint(folder.steps()[-1])
+            raise stopped.after(f"{last} is written, and the same command continues from it") from None
+        finally:
+            ray.shutdown()
+        plot_curves(folder.metrics, folder.root / "curves.png")
+    return folder
+
+
+def _apart(call: Callable[[], Any]) -> Any:
+    """Calls off the main thread, where Train would take Ctrl-C for itself, and waits."""
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(call())
+        except Exception as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="train", daemon=True).start()
+    return done.result()
+
+
+def _trainer(config: SftConfig, tasks: tuple[Task, ...], folder: RunFolder) -> TorchTrainer:
     resources = config.resources
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _worker,
         train_loop_config={
             "config": _with_whole_paths(config),
@@ -58,12 +103,6 @@ def run_sft(config: SftConfig) -> RunFolder:
         ),
         run_config=RunConfig(name="train", storage_path=str((folder.root / "ray").resolve())),
     )
-    try:
-        trainer.fit()
-    finally:
-        ray.shutdown()
-    plot_curves(folder.metrics, folder.root / "curves.png")
-    return folder
 
 
 def _with_whole_paths(config: SftConfig) -> SftConfig:
@@ -94,8 +133,18 @@ def _worker(given: dict[str, Any]) -> None:
     )
     found = folder.steps()
     saved = learner.load(str(folder.checkpoint(found[-1]))) if found else {}
+    checkpoints = Checkpoints(
+        learner,
+        folder,
+        config.checkpoint,
+        settings=digest(config),
+        say=print,
+        last=found[-1] if found else None,
+        prunes=rank == 0,
+    )
     log = MetricsLog(folder.root) if rank == 0 else None
     start = Cursor(**saved["cursor"]) if saved else Cursor(0, 0)
+    stopped = False
     for step, rows, after in _batches(config, tasks, saved.get("step", 0), steps, start, rank, world):
         started = time.perf_counter()
         report = learner.update(*_tables(rows, rank, config), 0.0)
@@ -105,13 +154,15 @@ def _worker(given: dict[str, Any]) -> None:
             if step % 20 == 0 or step + 1 == steps:
                 print(f"step {step + 1:4d}/{steps}  loss {numbers['learner/loss']:.4f}", flush=True)
         due = config.checkpoint.every and (step + 1) % config.checkpoint.every == 0
-        if due or step + 1 == steps:
-            extra = {"step": step + 1, "cursor": after.to_json()}
-            learner.save(str(folder.checkpoint(step + 1)), extra)
+        stopped = _sum_over_ranks((folder.root / STOP_FILE).exists()) > 0
+        if due or stopped or step + 1 == steps:
+            checkpoints.save(step + 1, {"step": step + 1, "cursor": after.to_json()})
             ray.train.report({"step": step, **numbers})  # waits for Train's controller: too slow for every step
-            if rank == 0:
-                prune(folder, config.checkpoint.keep, None)
-    learner.export(str(folder.export))
+        if stopped:
+            break
+    checkpoints.finish_last()
+    if not stopped:
+        learner.export(str(folder.export))
     if log is not None:
         log.close()
 
@@ -130,10 +181,13 @@ def _batches(
 
 def _tables(rows: list[Supervised], rank: int, config: SftConfig) -> tuple[Any, list[Any]]:
     """The rank's TRAINING rows and images, with target tokens counted over all ranks."""
-    targets = torch.tensor(float(sum(row.ledger.n_sampled for row in rows)))
-    if dist.is_initialized():
-        dist.all_reduce(targets)
-    training, images = to_tables(
-        rows, rank=rank, micro_batches=config.learner.micro_batches, denominator=float(targets)
-    )
+    targets = _sum_over_ranks(sum(row.ledger.n_sampled for row in rows))
+    training, images = to_tables(rows, rank=rank, micro_batches=config.learner.micro_batches, denominator=targets)
     return training, [images]
+
+
+def _sum_over_ranks(value: float) -> float:
+    total = torch.tensor(float(value))
+    if dist.is_initialized():
+        dist.all_reduce(total)
+    return float(total)

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
-from algorithms.estimators import refuse
+from actors.group import GroupError
+from orchestrator.checkpoints import continue_from
 from orchestrator.cluster import Cluster, Players, connect
 from orchestrator.critic import refuse_critic
 from orchestrator.data import Split, read_split
 from orchestrator.evaluate import Evaluation, evaluate
-from orchestrator.folder import RunFolder, open_run
-from orchestrator.job import refuse_lost, refuse_unshared
+from orchestrator.folder import RunExistsError, RunFolder, open_run
+from orchestrator.job import refuse_unshared
+from orchestrator.lock import locked
 from orchestrator.loop import train
 from orchestrator.metrics import MetricsLog, screen
+from orchestrator.preflight import check
 from orchestrator.progress import Position, Progress, total_steps
+from orchestrator.settings import digest
+from orchestrator.stop import STOP, GraceOver, Stopped
 from orchestrator.watch import Watch
-from policy.checkpoint import read_extra
+from policy.checkpoint import CheckpointError, read_extra
 from policy.learner import PolicyLearner
 from schemas.config import TrainConfig
-from schemas.config_file import ConfigError
+from schemas.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +44,52 @@ class Outcome:
 def run_training(config: TrainConfig) -> Outcome:
     """Trains as configured, continuing from the run folder's last checkpoint if it holds one.
 
-    Everything that can be refused is refused before Ray starts.
+    Everything that can be refused is refused before Ray starts. Raises Stopped when a signal ended the run.
     """
-    refuse_ineffective(config)
-    refuse_lost(config)
+    check(config).raise_if_any()
     tasks = read_split(config, "train")
     validation = read_split(config, "validation")
     steps = total_steps(config, len(tasks))
     refuse_critic(config, steps)
-    folder = open_run(config.run, config)
-    found = folder.steps()
-    print(f"run folder   {folder.root}" + (f" (continuing from step {found[-1]} of {steps})" if found else ""))
-    print(f"data         {len(tasks)} training tasks, {len(validation)} validation tasks")
-    print(f"batch plan   {config.plan}; {steps} steps", flush=True)
-    if config.critic_plan:
-        print(f"critic plan  {config.critic_plan}; alone for the first {config.pretrain_steps} steps", flush=True)
+    with locked(RunFolder(Path(config.run.folder) / config.run.name).root):
+        folder = open_run(config.run, config)
+        found = continue_from(folder, config.run, print)
+        print(f"run folder   {folder.root}" + ("" if found is None else f" (continuing from step {found} of {steps})"))
+        print(f"data         {len(tasks)} training tasks, {len(validation)} validation tasks")
+        print(f"batch plan   {config.plan}; {steps} steps", flush=True)
+        if config.critic_plan:
+            print(f"critic plan  {config.critic_plan}; alone for the first {config.pretrain_steps} steps", flush=True)
+        position = Position() if found is None else restored(folder, found, config)
+        connect(config.resources)
+        refuse_unshared(folder, config, tasks)
+        with STOP.heeded(config.run.grace_s):
+            return _run(config, folder, found, Progress(config, tasks, position), validation)
 
-    connect(config.resources)
-    refuse_unshared(folder, config, tasks)
+
+def _run(
+    config: TrainConfig, folder: RunFolder, found: int | None, progress: Progress, validation: Sequence[Task]
+) -> Outcome:
     log = MetricsLog(folder.root)
+    steps = progress.total_steps
     cluster = Cluster(config, steps)
     try:
-        extra = cluster.start(str(folder.checkpoint(found[-1])) if found else None)
-        progress = Progress(config, tasks, Position.from_json(extra) if found else Position())
+        cluster.start(None if found is None else str(folder.checkpoint(found)))
         cluster.publish_weights(version=progress.position.step)
         shown = screen(steps, progress.position.step)
-        watch = Watch(config, cluster, folder, validation, log, shown)
+        watch = Watch(config, cluster, folder, validation, log, shown, last_saved=found)
         try:
             train(config, cluster, progress, watch)
+        except (GraceOver, GroupError):
+            raise
+        except Stopped as stopped:
+            watch.save(progress)
+            watch.checkpoints.finish_last()
+            where = folder.checkpoint(progress.position.step)
+            raise stopped.after(f"{where} is written, and the same command continues from it") from None
+        except Exception:
+            with contextlib.suppress(CheckpointError, GroupError):  # what failed matters more
+                watch.checkpoints.finish()
+            raise
         finally:
             shown.close()
     finally:
@@ -75,20 +100,15 @@ def run_training(config: TrainConfig) -> Outcome:
     return Outcome(folder, steps, watch.first, watch.last)
 
 
-def refuse_ineffective(config: TrainConfig) -> None:
-    """Raises ConfigError for a method whose parts do not work together; see algorithms.estimators.refuse."""
-    algorithm = config.algorithm
-    reasons = refuse(
-        advantage=algorithm.advantage,
-        loss=algorithm.loss.name,
-        samples_per_task=config.rollout.samples_per_task,
-        adaptive=algorithm.adaptive is not None,
-        kl_loss=algorithm.kl.estimator if config.uses_reference and algorithm.kl.place == "loss" else None,
-        gamma_set=algorithm.gamma is not None,
-        gae_set=algorithm.gae is not None,
-    )
-    if reasons:
-        raise ConfigError("\n".join(f"algorithm: {reason}" for reason in reasons))
+def restored(folder: RunFolder, step: int, config: TrainConfig) -> Position:
+    """The position that a checkpoint holds. Raises RunExistsError if it was made with settings that matter changed."""
+    extra = read_extra(folder.checkpoint(step))
+    if extra["settings"] != digest(config):
+        raise RunExistsError(
+            f"{folder.checkpoint(step)} was written with other settings than those of now (compare "
+            f"{folder.root / 'config.yaml'}); set run.name=... for a new run, or use the old settings"
+        )
+    return Position.from_json(extra)
 
 
 def run_evaluation(config: TrainConfig, split: Split) -> Evaluation:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from orchestrator.checkpoints import Checkpoints
 from orchestrator.clock import CLOCK
 from orchestrator.cluster import Cluster
 from orchestrator.evaluate import Evaluation, evaluate, write_samples
-from orchestrator.folder import RunFolder, prune
+from orchestrator.folder import RunFolder
 from orchestrator.metrics import MetricsLog, Screen
 from orchestrator.progress import Progress
 from orchestrator.report import plot_curves
+from orchestrator.settings import digest
 from schemas.config import TrainConfig
 from schemas.task import Task
 
@@ -27,14 +29,23 @@ class Watch:
         validation: Sequence[Task],
         log: MetricsLog,
         screen: Screen,
+        last_saved: int | None = None,
     ) -> None:
+        """`last_saved` is the step whose checkpoint the run continues from."""
         self._config = config
         self._cluster = cluster
         self._folder = folder
         self._validation = tuple(validation[: config.validation.limit])
         self._log = log
         self._screen = screen
-        self._saved_step: int | None = None
+        self.checkpoints = Checkpoints(
+            cluster,
+            folder,
+            config.checkpoint,
+            settings=digest(config),
+            say=screen.say,
+            last=last_saved,
+        )
         self.first: Evaluation | None = None
         self.last: Evaluation | None = None
 
@@ -52,18 +63,23 @@ class Watch:
         done = progress.position.step
         if every and done % every == 0 and done < progress.total_steps:
             self._validate(progress)
-        if self._config.checkpoint.every and done % self._config.checkpoint.every == 0 and self._saved_step != done:
-            self._save(progress)
+        if self._config.checkpoint.every and done % self._config.checkpoint.every == 0:
+            self.save(progress)
         CLOCK.lap()
 
     def after(self, progress: Progress) -> None:
         """Validates and saves the final policy, exports it, and draws the curves."""
         if self._config.validation.after and self._validation:
             self.last = self._validate(progress)
-        if self._saved_step != progress.position.step:
-            self._save(progress)
+        self.save(progress)
+        self.checkpoints.finish_last()
         self._cluster.learner.export(str(self._folder.export))
         plot_curves(self._folder.metrics, self._folder.root / "curves.png")
+
+    def save(self, progress: Progress) -> None:
+        """Starts to write a checkpoint of where the run stands; see Checkpoints.save."""
+        position = progress.position
+        self.checkpoints.save(position.step, position.to_json(), position.best_step)
 
     def _validate(self, progress: Progress) -> Evaluation | None:
         if not self._validation:
@@ -75,12 +91,5 @@ class Watch:
         self._screen.say(f"validation at step {step} ({time.monotonic() - started:.0f} s): {result.headline()}")
         write_samples(self._folder.root, step, result, self._config.trainer.samples_to_log)
         if progress.note_validation(result.reward) and self._config.checkpoint.keep_best and step:
-            self._save(progress)
+            self.save(progress)
         return result
-
-    def _save(self, progress: Progress) -> None:
-        """Writes a checkpoint, then deletes those that are no longer kept."""
-        position, keep = progress.position, self._config.checkpoint
-        self._cluster.save(str(self._folder.checkpoint(position.step)), position.to_json())
-        self._saved_step = position.step
-        prune(self._folder, keep.keep, position.best_step if keep.keep_best else None)

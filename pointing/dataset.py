@@ -7,6 +7,7 @@ The order of tasks is that of the files; which are dealt out when is the sampler
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class DatasetOptions:
     max_prompt_length: int | None = None
     check_images: bool = True
     max_image_pixels: int = MAX_PIXELS
+    rows_per_file: int | None = None  # the first ones alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def read(options: DatasetOptions, prompt_length: Callable[[Task], int] | None = 
     files = _files(options.files)
     reader = _Reader(options)
     for file, label in zip(files, _labels(files), strict=True):
-        for row in _rows(file):
+        for row in itertools.islice(_rows(file), options.rows_per_file):
             if row.error is not None:
                 rejected.append(Rejection(row.source, "row", row.error))
                 continue

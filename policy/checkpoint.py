@@ -1,41 +1,137 @@
-"""Checkpoints of the learner, and the export as a Hugging Face folder.
+"""Checkpoints of a learner: written in the background, whole or not at all, checked when they are read.
 
-    step-000050.partial/  state/ (sharded weights and optimiser)  rng-00000.pt ...  complete.json
-          `-- renamed to step-000050/ when every rank has written
+    begin --copy to host memory--> the next step goes on
+                    `-- a thread: step-000050.partial/  state/ (sharded weights and optimiser)  rng-00000.pt ...
+                                                        complete.json (digest of every file, counters, extra state)
+                        renamed to step-000050/ when every rank has written and all is flushed to disk
+    finish: waits for it
 
-`complete.json` is written last, so a folder that has it is whole. It also holds the extra state given to the save.
-Weights that are not trained are not written: they are those of the checkpoint that training started from. A checkpoint
-can be loaded at another number of ranks.
+`complete.json` is written last, so a folder that has it was written to its end; `verify` says whether it still is what
+was written. Weights that are not trained are not written: they are those of the checkpoint that training started from.
+A checkpoint can be loaded at another number of ranks.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import warnings
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors.torch import load_file, save_file
-from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from policy.forward import Backbone, PolicyModule
-from policy.model import base_model
-from policy.sharding import full_weights, rank
-from schemas.config import Model
+from policy.files import Digest, damage, explain, flush, flushed, is_sealed, replace_folder, sealed, write_json
+from policy.forward import Backbone
+from policy.sharding import rank
+from policy.stored_state import own_files, read_state, write_state
 
 COMPLETE = "complete.json"
 _TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is missing or not complete."""
+    """A checkpoint could not be written, is missing, not complete or damaged."""
+
+
+class Saver:
+    """Writes the checkpoints of one network, at most one at a time. Every rank holds one and makes the same calls."""
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        """`group` is that of the ranks, a new one by default: the messages of the ranks' steps and those of the writing
+        thread must not get mixed up.
+        """
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._group = dist.new_group(backend="gloo") if group is None and dist.is_initialized() else group
+        self._stager = DefaultStager(StagingOptions(False, False, False, False))
+
+    def begin(
+        self,
+        folder: str | Path,
+        network: Backbone,
+        optimiser: torch.optim.Optimizer,
+        counters: dict[str, Any],
+        extra: dict[str, Any],
+    ) -> None:
+        """Copies trained weights, optimiser and random state to host memory; a thread writes the copy.
+
+        The folder must be on a file system that all ranks see. An older checkpoint of the same name is replaced only
+        when the new one is complete. Raises CheckpointError if the checkpoint before could not be written.
+
+        Args:
+            folder: the checkpoint's.
+            network: what is trained.
+            optimiser: its optimiser.
+            counters: JSON that `load` returns.
+            extra: JSON that `read_extra` returns.
+        """
+        self.finish()
+        weights, moments = get_state_dict(network, optimiser, options=_TRAINED_ONLY)
+        copied = self._stager.stage({"weights": weights, "optimiser": moments})
+        content = {"counters": counters, "extra": extra}
+        self._writing = self._thread.submit(self._write, Path(folder), copied, _random_state(), content)
+
+    def finish(self) -> None:
+        """Returns when no checkpoint is being written. Raises CheckpointError, on every rank, if one could not be."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, folder: Path, state: Any, random_state: dict[str, Any], content: dict[str, Any]) -> None:
+        partial = folder.with_name(folder.name + ".partial")
+        mine, first = rank(), rank() == 0
+
+        def prepare() -> None:
+            if first:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+
+        def write() -> dict[str, Digest]:
+            if not partial.is_dir():
+                raise FileNotFoundError(
+                    f"{partial} was made by rank 0 and is not seen by rank {mine}; share the folder"
+                )
+            write_state(state, partial / "state", self._group)
+            file = partial / f"rng-{mine:05d}.pt"
+            torch.save(random_state, file)
+            return flushed([*own_files(partial / "state", mine), file], partial)
+
+        def commit() -> None:
+            if first:
+                digests = {name: digest.to_json() for part in written for name, digest in part.items()}
+                flush(partial / "state")
+                write_json(partial / COMPLETE, sealed(content | {"files": digests}))
+                replace_folder(folder, partial)
+
+        try:
+            self._agree(prepare, folder)
+            written = self._agree(write, folder)
+            self._agree(commit, folder)
+        except CheckpointError:
+            if first:
+                shutil.rmtree(partial, ignore_errors=True)  # gives its space back
+            raise
+
+    def _agree(self, work: Callable[[], Any], folder: Path) -> list[Any]:
+        """Every rank's result, once all are done; CheckpointError on every rank if any of them failed."""
+        try:
+            mine: tuple[Any, str | None] = (work(), None)
+        except (Exception, CheckpointException) as error:
+            mine = (None, _reason(error))
+        found: list[Any] = [mine]
+        if self._group is not None:
+            found = [None] * dist.get_world_size(self._group)
+            dist.all_gather_object(found, mine, group=self._group)
+        failed = [f"rank {number}: {reason}" for number, (_, reason) in enumerate(found) if reason is not None]
+        if failed:
+            raise CheckpointError(f"{folder} could not be written: {failed[0]}. Earlier checkpoints are as they were")
+        return [result for result, _ in found]
 
 
 def save(
@@ -45,43 +141,29 @@ def save(
     counters: dict[str, Any],
     extra: dict[str, Any],
 ) -> None:
-    """Writes trained weights, optimiser, random state, `counters` and `extra` (JSON), beside, then renames.
+    """Writes a checkpoint and waits for it; see Saver."""
+    saver = Saver(dist.group.WORLD if dist.is_initialized() else None)
+    saver.begin(folder, network, optimiser, counters, extra)
+    saver.finish()
 
-    Every rank must call it; the folder must be on a file system that all ranks see. An older checkpoint of the same
-    name is replaced only when the new one is complete.
-    """
-    folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    if rank() == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    _barrier()
-    weights, state = get_state_dict(network, optimiser, options=_TRAINED_ONLY)
-    with _quiet():
-        state_dict_saver.save(
-            {"weights": weights, "optimiser": state}, checkpoint_id=partial / "state", no_dist=not dist.is_initialized()
-        )
-    with (partial / f"rng-{rank():05d}.pt").open("wb") as stream:
-        torch.save(_random_state(), stream)
-        _flush(stream)
-    _barrier()
-    if rank() == 0:
-        _write(partial / COMPLETE, {"counters": counters, "extra": extra})
-        _replace(folder, partial)
-    _barrier()
+
+def _reason(error: BaseException) -> str:
+    """One line; of an error on several ranks, the first rank's own."""
+    if isinstance(error, CheckpointException) and error.failures:
+        return explain(next(iter(error.failures.values()))[0])
+    return explain(error)
 
 
 def load(folder: str | Path, network: Backbone, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """Restores weights, optimiser and random state in place; returns the counters. Every rank must call it.
 
-    Raises CheckpointError if the folder holds no complete checkpoint.
+    Does not look for damage; see verify. Raises CheckpointError if the folder holds no complete checkpoint.
     """
     folder = Path(folder)
     counters = _read(folder)["counters"]
     weights, state = get_state_dict(network, optimiser, options=_TRAINED_ONLY)
     stored: dict[str, Any] = {"weights": weights, "optimiser": state}
-    with _quiet():
-        state_dict_loader.load(stored, checkpoint_id=folder / "state", no_dist=not dist.is_initialized())
+    read_state(stored, folder / "state")
     set_state_dict(
         network,
         optimiser,
@@ -100,80 +182,31 @@ def is_complete(folder: str | Path) -> bool:
     return (Path(folder) / COMPLETE).is_file()
 
 
+def verify(folder: str | Path) -> None:
+    """Reads every file of a checkpoint again. Raises CheckpointError naming what is missing, cut or changed."""
+    folder = Path(folder)
+    content = _read(folder)
+    if not is_sealed(content):
+        raise CheckpointError(f"{folder}: damaged: {COMPLETE} has other content than was written")
+    expected = {name: Digest(**saved) for name, saved in content["files"].items()}
+    wrong = damage(folder, expected)
+    if wrong:
+        raise CheckpointError(f"{folder}: damaged: {'; '.join(wrong)}")
+
+
 def read_extra(folder: str | Path) -> dict[str, Any]:
     """The extra state that was saved with a checkpoint. Raises CheckpointError if it is not complete."""
     return _read(Path(folder))["extra"]
-
-
-def export(folder: str | Path, policy: PolicyModule, config: Model) -> None:
-    """Writes weights (in `config.dtype`, adapters merged), configuration, tokenizer and processor.
-
-    The result loads like the checkpoint that training started from. Every rank must call it; rank 0 writes, beside,
-    then renames.
-    """
-    weights = full_weights(policy)
-    if rank() == 0:
-        folder = Path(folder)
-        partial = folder.with_name(folder.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        dtype = getattr(torch, config.dtype)
-        if base_model(policy.model).config.tie_word_embeddings:
-            del weights["lm_head.weight"]  # the embedding again
-        base_model(policy.model).save_pretrained(
-            partial, state_dict={name: torch.from_numpy(value).to(dtype) for name, value in weights.items()}
-        )
-        _write(partial / "config.json", _with_dtype(json.loads((partial / "config.json").read_text()), config.dtype))
-        for file in Path(config.path).iterdir():
-            if file.is_file() and not (partial / file.name).exists() and not _holds_weights(file):
-                shutil.copy2(file, partial)
-        _replace(folder, partial)
-    _barrier()
-
-
-def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """The configuration with the type that the weights were written in, in place of the trained float32."""
-    sections = {k: _with_dtype(v, dtype) if isinstance(v, dict) else v for k, v in config.items()}
-    return sections | {"dtype": dtype} if "dtype" in config else sections
-
-
-def halve(source: str | Path, out: str | Path) -> None:
-    """Copies a Hugging Face checkpoint of one safetensors file with its weights in float16: half the size to ship.
-
-    Loading it in float32 gives the rounded weights. Raises CheckpointError where there is no such file.
-    """
-    source, out = Path(source), Path(out)
-    weights = source / "model.safetensors"
-    if not weights.is_file():
-        raise CheckpointError(f"{source}: no model.safetensors; give the folder of a checkpoint with one weight file")
-    out.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        if file.is_file() and not _holds_weights(file):
-            shutil.copy2(file, out)
-    small = {name: tensor.to(torch.float16).contiguous() for name, tensor in load_file(weights).items()}
-    save_file(small, out / "model.safetensors", metadata={"format": "pt"})
-
-
-def _holds_weights(file: Path) -> bool:
-    return file.suffix in (".safetensors", ".bin", ".pt", ".pth") or file.name.endswith(".index.json")
 
 
 def _read(folder: Path) -> dict[str, Any]:
     if not is_complete(folder):
         state = "was not written to its end" if folder.is_dir() else "does not exist"
         raise CheckpointError(f"{folder}: no checkpoint ({COMPLETE} is missing: the folder {state}); choose another")
-    return json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
-
-
-def _replace(folder: Path, partial: Path) -> None:
-    """Renames `partial` to `folder`; what was there is deleted afterwards."""
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
-    _flush_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        return json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: damaged: {COMPLETE} is not JSON ({error})") from None
 
 
 def _random_state() -> dict[str, Any]:
@@ -185,39 +218,3 @@ def _set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """A process without a group saves and loads alone, as it should; torch warns of it each time."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
-def _write(file: Path, content: dict[str, Any]) -> None:
-    """Writes JSON beside, then renames, so that a file of this name is whole."""
-    beside = file.with_name(file.name + ".partial")
-    with beside.open("w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=2)
-        _flush(stream)
-    beside.replace(file)
-    _flush_folder(file.parent)
-
-
-def _flush(stream: Any) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()

@@ -20,10 +20,11 @@ import torch.distributed as dist
 from policy import checkpoint
 from policy.collate import Collator, PixelCache
 from policy.exact_kl import ExactReference
+from policy.export import export
 from policy.forward import PolicyModule
 from policy.model import load
 from policy.objective import SUMS, Objective
-from policy.report import StepReport, UpdateReport, reduce_step, summarise
+from policy.report import Limits, StepReport, UpdateReport, reduce_step, summarise
 from policy.scorer import Floats, Scorer
 from policy.sharding import (
     Array,
@@ -87,6 +88,8 @@ class PolicyLearner:
         self._reference = (
             ExactReference(model, learner.sharding, self._device) if self._objective.needs_distributions else None
         )
+        self._limits = Limits(learner.max_kl, learner.max_ratio)
+        self._saver = checkpoint.Saver()
 
     @property
     def optimiser(self) -> torch.optim.Optimizer:
@@ -165,17 +168,35 @@ class PolicyLearner:
             (outcome.loss * world_size()).backward()
             sums += outcome.sums
             largest = torch.maximum(largest, outcome.largest_mismatch)
-        step = reduce_step(sums, largest, self._steps.clip())
-        self._steps.take(step.sums["loss"], step.grad_norm)
+        step = reduce_step(sums, largest, self._steps.clip()).held_to(self._limits)
+        self._steps.take(step.sums["loss"], step.grad_norm, step.over)
         return step
 
     def local_shards(self) -> dict[str, Array]:
         """This rank's rows of every weight, for sharding.join_shards."""
         return local_shards(self.policy)
 
+    def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
+        """Starts to write a checkpoint of the state as it is now, once the one before is done; see checkpoint.Saver.
+
+        Returns why the one before could not be written; None when it was, or when there was none.
+        """
+        failure = self.finish_save()
+        self._saver.begin(folder, self.policy, self.optimiser, self._steps.counters(), extra)
+        return failure
+
+    def finish_save(self) -> str | None:
+        """Waits for the checkpoint that is being written; returns why it could not be, None when it was."""
+        try:
+            self._saver.finish()
+        except checkpoint.CheckpointError as error:
+            return str(error)
+        return None
+
     def save(self, folder: str, extra: dict[str, Any]) -> None:
-        """Writes a checkpoint; complete on disk when it returns on every rank. See policy.checkpoint."""
-        checkpoint.save(folder, self.policy, self.optimiser, self._steps.counters(), extra)
+        """Writes a checkpoint; complete on disk when it returns on every rank. Raises CheckpointError if it cannot."""
+        self._saver.begin(folder, self.policy, self.optimiser, self._steps.counters(), extra)
+        self._saver.finish()
 
     def load(self, folder: str) -> dict[str, Any]:
         """Continues from a checkpoint, written at any number of ranks; returns its extra state."""
@@ -184,4 +205,4 @@ class PolicyLearner:
 
     def export(self, folder: str) -> None:
         """Writes the model as a Hugging Face checkpoint, adapters merged. Every rank calls it, rank 0 writes."""
-        checkpoint.export(folder, self.policy, self._model_config)
+        export(folder, self.policy, self._model_config)

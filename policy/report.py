@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch.distributed as dist
 from torch import Tensor
@@ -40,6 +40,7 @@ class UpdateReport:
     trained_tokens: int
     optimiser_steps: int
     skipped: int
+    skipped_over: int
 
     def numbers(self) -> dict[str, float]:
         """Every field by name, for a log."""
@@ -53,11 +54,33 @@ class StepReport:
     sums: dict[str, float]
     largest_mismatch: float
     grad_norm: float
+    over: str | None = None  # the limit that it exceeds
 
     @property
-    def finite(self) -> bool:
-        """Whether the step may be taken: the same answer on every rank, as both numbers are over all of them."""
-        return math.isfinite(self.sums["loss"]) and math.isfinite(self.grad_norm)
+    def taken(self) -> bool:
+        """Whether the step may be taken: the same answer on every rank, as all numbers are over all of them."""
+        return math.isfinite(self.sums["loss"]) and math.isfinite(self.grad_norm) and self.over is None
+
+    def held_to(self, limits: Limits) -> StepReport:
+        """The same, with the limit that it exceeds. A mean that is not finite exceeds it too."""
+        tokens = max(1.0, self.sums["tokens"])
+        for name, limit in (("kl", limits.kl), ("ratio", limits.ratio)):
+            value = self.sums[name] / tokens
+            if limit is not None and not value <= limit:
+                return replace(self, over=f"mean {name} {value:.4g} above learner.max_{name}={limit:g}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Means over trained tokens beyond which a step is not taken; None: no limit.
+
+    >>> Limits(kl=1.0).ratio is None
+    True
+    """
+
+    kl: float | None = None
+    ratio: float | None = None
 
 
 def reduce_step(sums: Tensor, largest: Tensor, norm: float) -> StepReport:
@@ -69,7 +92,7 @@ def reduce_step(sums: Tensor, largest: Tensor, norm: float) -> StepReport:
 
 def summarise(steps: list[StepReport], lr: float) -> UpdateReport:
     """The report over the optimiser steps of one update; `lr` is that of the last."""
-    taken = [step for step in steps if step.finite]
+    taken = [step for step in steps if step.taken]
     total = {name: sum(step.sums[name] for step in taken) for name in SUMS}
     n_steps, n_tokens = max(1, len(taken)), max(1.0, total["tokens"])
     return UpdateReport(
@@ -91,4 +114,5 @@ def summarise(steps: list[StepReport], lr: float) -> UpdateReport:
         trained_tokens=int(total["tokens"]),
         optimiser_steps=len(taken),
         skipped=len(steps) - len(taken),
+        skipped_over=sum(step.over is not None for step in steps),
     )

@@ -12,7 +12,7 @@ from schemas.config import Optimiser
 
 
 class NonFiniteError(RuntimeError):
-    """Too many optimiser steps in a row had a loss or gradient that was not finite."""
+    """Too many optimiser steps in a row had a loss or gradient that was not finite, or exceeded a limit."""
 
 
 class Steps:
@@ -41,24 +41,26 @@ class Steps:
         norm = nn.utils.clip_grad_norm_(self._module.parameters(), self._options.max_grad_norm)
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
-    def take(self, loss: float, norm: float) -> bool:
-        """Takes the step unless loss or norm, both over all ranks, are not finite; whether it did. Drops the gradient.
+    def take(self, loss: float, norm: float, over: str | None = None) -> bool:
+        """Takes the step unless loss or norm, both over all ranks, are not finite or a limit is exceeded (`over` says
+        which); whether it did. Drops the gradient.
 
         Raises NonFiniteError when more than `max_nonfinite_steps` steps in a row were skipped.
         """
         set_learning_rate(self.optimiser, learning_rate(self.taken, self._options, self._total_steps))
         self.taken += 1
-        finite = math.isfinite(loss) and math.isfinite(norm)
-        if finite:
+        sound = math.isfinite(loss) and math.isfinite(norm) and over is None
+        if sound:
             self.optimiser.step()
         self.optimiser.zero_grad()
-        self._skipped_in_a_row = 0 if finite else self._skipped_in_a_row + 1
+        self._skipped_in_a_row = 0 if sound else self._skipped_in_a_row + 1
         if self._skipped_in_a_row > self._max_nonfinite_steps:
+            why = f"last {over}" if over else f"last loss {loss}, gradient norm {norm}"
             raise NonFiniteError(
-                f"{self._skipped_in_a_row} optimiser steps in a row were not finite (last loss {loss}, gradient norm "
-                f"{norm}); lower {self._section}.optimiser.lr, or raise {self._section}.max_nonfinite_steps"
+                f"{self._skipped_in_a_row} optimiser steps in a row were not finite or over a limit ({why}); lower "
+                f"{self._section}.optimiser.lr, or raise {self._section}.max_nonfinite_steps"
             )
-        return finite
+        return sound
 
     def counters(self) -> dict[str, int]:
         """What a checkpoint keeps beside the optimiser's state."""

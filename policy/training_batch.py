@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,3 +114,11 @@ def trained(inputs: ModelInputs) -> Tensor:
 def _padded(values: Column, inputs: ModelInputs) -> Tensor:
     flat = np.concatenate([np.zeros(0), *values]).astype(np.float32)
     return scatter(torch.from_numpy(flat).to(inputs.target_ids.device), inputs)
+
+
+def write_batch(folder: Path, training: pa.Table, images: Sequence[pa.Table]) -> None:
+    """Keeps a batch for inspection: training.arrow and images.arrow, which pyarrow.ipc.open_file reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in (("training", training), ("images", pa.concat_tables(images))):
+        with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)

@@ -40,6 +40,8 @@ class Run(Record):
     timeline: bool = (
         False  # write Ray's trace of all tasks and calls to timeline.json, for chrome://tracing or Perfetto
     )
+    resume_step: NonNegativeInt | None = None  # continue from this checkpoint instead; later ones are set aside
+    grace_s: PositiveFloat = 25.0  # from SIGTERM or Ctrl-C to the end of the run, its checkpoint written
 
 
 class Lora(Record):
@@ -322,7 +324,9 @@ class Learner(Record):
     layout: Literal["padded", "packed"] = "padded"
     sharding: Sharding = Sharding()
     compile: bool = False  # torch.compile of every block; GPUs only
-    max_nonfinite_steps: NonNegativeInt = 5  # skipped steps in a row before the run stops
+    max_kl: PositiveFloat | None = None  # a step is skipped if its mean KL to the reference is above
+    max_ratio: PositiveFloat | None = None  # or if the mean ratio of its probabilities to those before the update is
+    max_nonfinite_steps: NonNegativeInt = 5  # steps skipped in a row, for these or not finite, before the run stops
 
     @property
     def micro_batches(self) -> MicroBatches:
@@ -368,11 +372,15 @@ class Validation(Record):
 
 
 class Checkpoint(Record):
-    """When the learner's state is written and how much is kept. The best step (validation reward) is kept beside."""
+    """When the learner's state is written and how much is kept. The best step (validation reward) is kept beside.
+
+    It is copied to host memory and written from there while training goes on, one checkpoint at a time.
+    """
 
     every: NonNegativeInt = 50  # steps; 0: only at the end
     keep: PositiveInt = 2
     keep_best: bool = True
+    on_error: Literal["stop", "continue"] = "stop"  # when one cannot be written (full disk); the last one must be
 
 
 class Resources(Record):
@@ -553,6 +561,16 @@ class TrainConfig(Record):
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         sampling, plan = self.rollout.sampling, self.plan
+        if self.learner.max_kl is not None and not self.uses_reference:
+            raise ValueError(
+                f"learner.max_kl={self.learner.max_kl} has no effect without a reference model; remove it, or set "
+                "algorithm.kl.coefficient above 0"
+            )
+        if self.learner.max_ratio is not None and plan.optimiser_steps == 1:
+            raise ValueError(
+                f"learner.max_ratio={self.learner.max_ratio} has no effect with one optimiser step a batch, whose "
+                "ratio is 1; remove it, or raise learner.mini_batches or learner.epochs"
+            )
         if sampling.temperature == 0:
             raise ValueError("rollout.sampling.temperature=0 explores nothing; use a value above 0 (1.0 is usual)")
         if sampling.truncated and self.algorithm.mismatch is None:
@@ -658,6 +676,10 @@ class SftConfig(Record):
                 f"resources.learner_ranks={self.resources.learner_ranks}; change one of them"
             )
         _refuse_learner(self.learner, self.resources)
+        if self.learner.max_kl is not None or self.learner.max_ratio is not None:
+            raise ValueError(
+                "learner.max_kl and learner.max_ratio belong to stage 2 and have no effect here; remove them"
+            )
         if self.learner.epochs != 1 or self.learner.mini_batches != 1:
             raise ValueError(
                 "learner.epochs and learner.mini_batches belong to stage 2 and have no effect here; set trainer.samples"

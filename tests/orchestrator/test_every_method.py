@@ -19,10 +19,10 @@ from orchestrator.critic import CriticRole, NoCritic
 from orchestrator.data import read_split
 from orchestrator.folder import critic_of, open_run
 from orchestrator.loop import train
+from orchestrator.method_check import refuse_ineffective
 from orchestrator.metrics import MetricsLog, PlainScreen
 from orchestrator.progress import Position, Progress
 from orchestrator.roles import LearnerRole, NoReference, ReferenceRole
-from orchestrator.training import refuse_ineffective
 from orchestrator.watch import Watch
 from policy.checkpoint import is_complete, read_extra
 from schemas.config import Advantage, LossName, TrainConfig

@@ -85,3 +85,17 @@ def test_resume_false_refuses_an_existing_folder(tmp_path: Path) -> None:
 
 def test_versions_name_what_shapes_results() -> None:
     assert {"python", "torch", "ray", "transformers", "pyarrow"} <= versions().keys()
+
+
+def test_a_critics_part_goes_with_the_policys_and_not_before_its_own_is_complete(tmp_path: Path) -> None:
+    folder = opened(config(tmp_path))
+    for step in (1, 2):
+        checkpoint(folder, step)
+    for step in (1, 2, 3):  # the policy's part of step 3 is being written
+        critic_of(folder.checkpoint(step)).mkdir()
+    prune(folder, keep=1, best=None)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "step-000002",
+        "step-000002.critic",
+        "step-000003.critic",
+    ]

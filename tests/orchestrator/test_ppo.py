@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from orchestrator.critic import refuse_critic
-from orchestrator.training import refuse_ineffective, run_training
+from orchestrator.method_check import refuse_ineffective
+from orchestrator.training import run_training
 from policy.checkpoint import is_complete
 from policy.tiny import build_tiny
 from schemas.config import TrainConfig

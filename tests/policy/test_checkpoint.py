@@ -1,23 +1,24 @@
-"""Checkpoints of one process, interrupted writing, and the export."""
+"""Checkpoints of one process: continued, interrupted, damaged, and on a full disk."""
 
-import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from policy import checkpoint
-from policy.checkpoint import CheckpointError, is_complete, read_extra
-from policy.info import read_info
+from policy.checkpoint import CheckpointError, is_complete, read_extra, verify
 from policy.learner import PolicyLearner
-from policy.model import load
 from policy.tiny import build_tiny
-from policy.vision import read_image_stats
 from schemas.config import Algorithm, Learner, Lora, Model, Optimiser
-from tests.policy.batches import ARCHITECTURES, make_batch
+from tests.policy.batches import make_batch
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +60,153 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tiny, data, tmp_path, mon
     folder = tmp_path / "step"
     learner.save(str(folder), {"step": 1})
 
-    def crash(*_, **__):
-        raise OSError("No space left on device")
+    def crash(*_):
+        raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.json, "dump", crash)
-        with pytest.raises(OSError, match="No space left"):
+        patched.setattr(checkpoint, "write_json", crash)
+        with pytest.raises(CheckpointError, match=r"No space left on device; free some.*Earlier checkpoints are as"):
             learner.save(str(folder), {"step": 2})
     assert read_extra(folder) == {"step": 1}
-    assert not is_complete(folder.with_name("step.partial"))
-    assert (folder.with_name("step.partial") / "state").is_dir(), "all but the marker was written"
-    learner.save(str(folder), {"step": 3})  # over the remains of the interrupted one
+    verify(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["step"], "the partial one gave its space back"
+    (tmp_path / "step.partial" / "state").mkdir(parents=True)
+    learner.save(str(folder), {"step": 3})  # over the remains of one that was killed
     assert read_extra(folder) == {"step": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["step"]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tiny, data, tmp_path, monkeypatch):
+    """What is written is the state at the call, not that of the steps since; errors come at the next call."""
+    learner = learner_of(tiny)
+    learner.update(*data, 0.0)
+    learner.save(str(tmp_path / "waited"), {})
+    gate = threading.Event()
+    write = checkpoint.write_state
+
+    def slowly(*given):
+        assert gate.wait(60)
+        write(*given)
+
+    monkeypatch.setattr(checkpoint, "write_state", slowly)
+    learner.begin_save(str(tmp_path / "behind"), {"step": 1})
+    learner.update(*data, 0.0)
+    assert not is_complete(tmp_path / "behind")
+    gate.set()
+    learner.finish_save()
+    states = []
+    for name in ("waited", "behind"):
+        found = learner_of(tiny)
+        found.load(str(tmp_path / name))
+        states.append([p.detach().clone() for p in found.policy.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(states[0], learner.policy.parameters(), strict=True))
+
+    def fail(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(checkpoint, "write_state", fail)
+    learner.begin_save(str(tmp_path / "lost"), {})
+    failure = learner.begin_save(str(tmp_path / "next"), {})
+    assert failure is not None
+    assert "lost could not be written: rank 0: PermissionError" in failure
+    with pytest.raises(CheckpointError, match="next could not be written"):
+        learner.save(str(tmp_path / "third"), {})
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-3])
+
+
+def count(file):
+    text = file.read_text()
+    assert '"steps_taken": 0' in text
+    file.write_text(text.replace('"steps_taken": 0', '"steps_taken": 1'))
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm", "reason"),
+    [
+        ("state/__0_0.distcp", cut, r"state/__0_0\.distcp has \d+ bytes instead of \d+"),
+        ("state/__0_0.distcp", flip, r"state/__0_0\.distcp has other content"),
+        ("state/.metadata", flip, r"state/\.metadata has other content"),
+        ("rng-00000.pt", Path.unlink, r"rng-00000\.pt is missing"),
+        ("complete.json", cut, r"complete\.json is not JSON"),
+        ("complete.json", count, r"complete\.json has other content"),
+    ],
+)
+def test_damage_is_found_and_named(saved, tmp_path, name, harm, reason):
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+    verify(folder)
+    harm(folder / name)
+    with pytest.raises(CheckpointError, match=rf"copy: damaged: {reason}"):
+        verify(folder)
+
+
+@pytest.fixture(scope="module")
+def saved(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "step"
+    learner_of(tiny).save(str(folder), {})
+    return folder
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.system, ("touch harmed",)
+
+
+def test_nothing_that_a_file_says_is_run(tiny, saved, tmp_path, monkeypatch):
+    """The index of torch's format is a pickle: one that names a function is refused before it is called."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "copy"
+    shutil.copytree(saved, folder)
+    (folder / "state" / ".metadata").write_bytes(pickle.dumps(Harmful()))
+    with pytest.raises(BaseException, match=r"names posix\.system, which it cannot hold"):
+        learner_of(tiny).load(str(folder))
+    assert not (tmp_path / "harmed").exists()
+
+
+FULL = """
+import sys, torch
+from pathlib import Path
+from policy.checkpoint import CheckpointError, save, verify
+network = torch.nn.Linear(100, 100)
+optimiser = torch.optim.AdamW(network.parameters())
+folder = Path(sys.argv[1])
+for step in range(100):
+    try:
+        save(folder / f"step-{step}", network, optimiser, {}, {"step": step})
+    except CheckpointError as error:
+        print(error)
+        break
+assert step >= 2, "some fitted"
+for earlier in range(step):
+    verify(folder / f"step-{earlier}")
+assert not list(folder.glob("*.partial"))
+print("kept", step)
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_earlier_checkpoints(tmp_path):
+    """A real file system of 1 MiB, where this machine lets a user mount one."""
+    mounted = f"mount -t tmpfs -o size=1m none {tmp_path} && exec {sys.executable} -c '{FULL}' {tmp_path}"
+    allowed = ["unshare", "-rm", "sh", "-c", f"mount -t tmpfs -o size=1m none {tmp_path}"]
+    if shutil.which("unshare") is None or subprocess.run(allowed, capture_output=True, check=False).returncode:
+        pytest.skip("no unprivileged mounts here")
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mounted], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "No space left on device; free some, or lower checkpoint.keep. Earlier checkpoints" in done.stdout
+    assert "kept" in done.stdout
 
 
 def test_what_is_not_complete_is_not_loaded(tiny, tmp_path):
@@ -83,60 +218,3 @@ def test_what_is_not_complete_is_not_loaded(tiny, tmp_path):
     (tmp_path / "cut" / "complete.json").unlink()
     with pytest.raises(CheckpointError, match="was not written to its end"):
         learner.load(str(tmp_path / "cut"))
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_export_is_a_checkpoint_like_the_first(architecture, tmp_path):
-    start = str(build_tiny(tmp_path / "start", architecture))
-    table, images = make_batch(start, groups=1)
-    learner = learner_of(start)
-    learner.update(table, [images], 0.0)
-    learner.export(str(tmp_path / "export"))
-    again = learner_of(str(tmp_path / "export"))
-    for (name, a), b in zip(learner.policy.named_parameters(), again.policy.parameters(), strict=True):
-        assert torch.equal(a, b), name
-    for a, b in zip(learner.logprobs(table, [images]), again.logprobs(table, [images]), strict=True):
-        assert np.array_equal(a, b)
-    assert read_info(str(tmp_path / "export")).family.name == architecture
-    assert read_image_stats(tmp_path / "export") == read_image_stats(start)
-    ours, theirs = (AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "export", start))
-    assert ours.get_vocab() == theirs.get_vocab()
-    assert ours.chat_template == theirs.chat_template
-    names = [{path.name for path in (tmp_path / folder).iterdir()} for folder in ("start", "export")]
-    assert names[0] == names[1]
-    generation = [json.loads((tmp_path / f / "generation_config.json").read_text()) for f in ("start", "export")]
-    assert generation[0]["eos_token_id"] == generation[1]["eos_token_id"]
-
-
-def test_an_export_of_adapters_is_merged(tiny, data, tmp_path):
-    learner = learner_of(tiny, lora=Lora(rank=2, alpha=16))
-    for _ in range(3):
-        learner.update(*data, 0.0)
-    learner.export(str(tmp_path / "export"))
-    exported = learner_of(str(tmp_path / "export"))
-    before = learner_of(tiny)
-    ours, theirs, start = (policy.logprobs(*data) for policy in (learner, exported, before))
-    for a, b, c in zip(ours, theirs, start, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-        assert np.abs(a - c).max() > 1e-3
-
-
-def test_an_export_in_bfloat16(tiny, tmp_path):
-    learner_of(tiny, dtype="bfloat16").export(str(tmp_path / "export"))
-    assert AutoModelForImageTextToText.from_pretrained(tmp_path / "export", dtype="auto").dtype == torch.bfloat16
-
-
-def test_a_halved_checkpoint_is_half_the_size_and_loads_as_its_rounded_weights(tmp_path: Path) -> None:
-    source = build_tiny(tmp_path / "whole", seed=3)
-    checkpoint.halve(source, tmp_path / "half")
-    whole, half = load_file(source / "model.safetensors"), load_file(tmp_path / "half" / "model.safetensors")
-    assert whole.keys() == half.keys()
-    assert all(torch.equal(half[name], whole[name].half()) for name in whole)
-    size = (tmp_path / "half" / "model.safetensors").stat().st_size
-    assert size < 0.55 * (source / "model.safetensors").stat().st_size
-    assert load(Model(path=str(tmp_path / "half"))).vocab_size == load(Model(path=str(source))).vocab_size
-
-
-def test_halving_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
-        checkpoint.halve(tmp_path, tmp_path / "half")

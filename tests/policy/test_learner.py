@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText
 from policy import training_batch
 from policy.collate import PixelCache, rows_of
 from policy.learner import NonFiniteError, PolicyLearner
+from policy.report import Limits, StepReport
 from policy.scorer import Scorer
 from policy.tiny import build_tiny
 from policy.vision import install_fast_vision
@@ -180,6 +181,41 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_finally_fatal(tiny, po
     learner.update(poisoned, [images], 0.0)
     with pytest.raises(NonFiniteError, match="2 optimiser steps in a row"):
         learner.update(poisoned, [images], 0.0)
+
+
+def test_a_step_over_a_limit_is_skipped_counted_and_finally_fatal(tiny):
+    """Reference log-probabilities 3 below the policy's own: k3 is exp(-3) + 3 - 1 = 2.05 for every token."""
+    table, images = make_batch(tiny)
+    own = [values.tolist() for values in learner_of(tiny, Algorithm()).logprobs(table, [images])]
+    far = replace(table, reference_logprobs=[[x - 3.0 * (x != 0) for x in row] for row in own])
+    options = Learner(optimiser=SMOOTH, max_nonfinite_steps=1, max_kl=2.0)
+    learner = PolicyLearner(Model(path=tiny), options, Algorithm(), total_steps=10, temperature=1.0, device="cpu")
+    before = parameters(learner)
+    report = learner.update(far, [images], KL)
+    assert (report.skipped, report.skipped_over, report.optimiser_steps) == (1, 1, 0)
+    assert all(torch.equal(p, before[name]) for name, p in parameters(learner).items())
+    with pytest.raises(NonFiniteError, match=r"last mean kl 2\.\d+ above learner\.max_kl=2"):
+        learner.update(far, [images], KL)
+    near = replace(table, reference_logprobs=own)
+    assert learner.update(near, [images], KL).skipped == 0
+
+
+def test_limits_are_held_against_means_over_tokens():
+    step = StepReport({"loss": 0.1, "tokens": 10.0, "kl": 5.0, "ratio": 40.0}, 0.0, 1.0)
+    assert step.held_to(Limits()).taken
+    assert step.held_to(Limits(kl=0.5, ratio=4.0)).taken
+    assert step.held_to(Limits(kl=0.49)).over == "mean kl 0.5 above learner.max_kl=0.49"
+    assert step.held_to(Limits(kl=1.0, ratio=3.9)).over == "mean ratio 4 above learner.max_ratio=3.9"
+    lost = StepReport({"loss": 0.1, "tokens": 10.0, "kl": math.nan, "ratio": 1.0}, 0.0, 1.0)
+    assert not lost.held_to(Limits(kl=1.0)).taken
+
+
+def test_a_batch_kept_for_inspection_reads_back(tiny, tmp_path):
+    table, images = make_batch(tiny)
+    training_batch.write_batch(tmp_path / "kept", table, [images, images])
+    for name, expected in (("training", table), ("images", pa.concat_tables([images, images]))):
+        with pa.memory_map(str(tmp_path / "kept" / f"{name}.arrow")) as file:
+            assert pa.ipc.open_file(file).read_all().equals(expected)
 
 
 def test_the_schedule_moves_by_optimiser_steps(tiny):
