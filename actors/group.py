@@ -7,14 +7,16 @@ group.call("method", ...)          -> every actor, bounded in time, fails on the
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from schemas.placement import Place
 
 
 class GroupError(RuntimeError):
@@ -47,6 +49,18 @@ class Share:
         return variables
 
 
+def node_by_node(node_of: Mapping[int, str]) -> list[int]:
+    """The bundle of every rank, so that consecutive ranks share a node; nodes in the order of their first bundles.
+
+    >>> node_by_node({0: "a", 1: "b", 2: "a"})
+    [0, 2, 1]
+    """
+    first: dict[str, int] = {}
+    for bundle in sorted(node_of):
+        first.setdefault(node_of[bundle], bundle)
+    return sorted(node_of, key=lambda bundle: (first[node_of[bundle]], bundle))
+
+
 class ActorGroup:
     """`count` actors of one class in one placement group."""
 
@@ -64,7 +78,7 @@ class ActorGroup:
         count: int,
         share: Share,
         *,
-        strategy: str,
+        place: Place,
         arguments: Callable[[int], tuple[Any, ...]],
         start_timeout_s: float,
         call_timeout_s: float,
@@ -75,19 +89,27 @@ class ActorGroup:
         cluster cannot make room in time.
         """
         bundle = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
-        placement = placement_group([bundle] * count, strategy=strategy, name=f"pointvg-{role}")
+        placement = placement_group(
+            [bundle] * count,
+            strategy=place.strategy,
+            name=f"pointvg-{role}",
+            bundle_label_selector=[place.selector] * count if place.selector else None,
+        )
         if not placement.wait(start_timeout_s):
             remove_placement_group(placement)
             raise GroupError(
                 f"{role}: no room for {count} x {bundle} within {start_timeout_s:.0f} s; the cluster has "
                 f"{ray.cluster_resources()}, free {ray.available_resources()}. Lower resources.* or add nodes"
             )
+        bundles = node_by_node(placement_group_table(placement)["bundles_to_node_id"])
         remote = ray.remote(actor_class)
         actors = [
             remote.options(
                 num_cpus=share.cpus,
                 num_gpus=share.gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=rank),
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement, placement_group_bundle_index=bundles[rank]
+                ),
                 runtime_env={"env_vars": share.environment()},
             ).remote(*arguments(rank))
             for rank in range(count)

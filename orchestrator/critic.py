@@ -41,7 +41,7 @@ class CriticRole:
             CriticActor,
             plan.ranks,
             Share(resources.cpus_per_critic, resources.gpus_per_critic, resources.threads),
-            strategy=resources.placement,
+            place=resources.placement.critic,
             arguments=lambda rank: (rank, plan.ranks, config, total_steps * plan.optimiser_steps),
             start_timeout_s=resources.start_timeout_s,
             call_timeout_s=resources.call_timeout_s,

@@ -53,7 +53,7 @@ class RolloutRole:
             RolloutActor,
             resources.rollout_engines,
             Share(resources.cpus_per_engine, resources.gpus_per_engine, resources.threads),
-            strategy=resources.placement,
+            place=resources.placement.rollout,
             arguments=lambda rank: (
                 config.model,
                 config.data,
@@ -163,7 +163,7 @@ class ReferenceRole:
             ReferenceActor,
             resources.reference_replicas,
             Share(resources.cpus_per_reference, resources.gpus_per_reference, resources.threads),
-            strategy=resources.placement,
+            place=resources.placement.reference,
             arguments=lambda rank: (
                 config.model,
                 config.learner,
@@ -209,7 +209,7 @@ class LearnerRole:
             LearnerActor,
             resources.learner_ranks,
             Share(resources.cpus_per_learner, resources.gpus_per_learner, resources.threads),
-            strategy=resources.placement,
+            place=resources.placement.learner,
             arguments=lambda rank: (rank, resources.learner_ranks, config, optimiser_steps),
             start_timeout_s=resources.start_timeout_s,
             call_timeout_s=resources.call_timeout_s,

@@ -19,13 +19,16 @@ from orchestrator.folder import RunExistsError, RunFolder, open_run
 from orchestrator.job import refuse_unshared
 from orchestrator.lock import locked
 from orchestrator.loop import train
+from orchestrator.memory import memory_plan, memory_table, refuse_memory
 from orchestrator.metrics import MetricsLog, screen
+from orchestrator.placement import plan_table, refuse_cluster, role_plans
 from orchestrator.preflight import check
 from orchestrator.progress import Position, Progress, total_steps
 from orchestrator.settings import digest
 from orchestrator.stop import STOP, GraceOver, Stopped
 from orchestrator.watch import Watch
 from policy.checkpoint import CheckpointError, read_extra
+from policy.footprint import sizes_of
 from policy.learner import PolicyLearner
 from schemas.config import TrainConfig
 from schemas.task import Task
@@ -59,8 +62,16 @@ def run_training(config: TrainConfig) -> Outcome:
         print(f"batch plan   {config.plan}; {steps} steps", flush=True)
         if config.critic_plan:
             print(f"critic plan  {config.critic_plan}; alone for the first {config.pretrain_steps} steps", flush=True)
+        plans = role_plans(config)
+        print(plan_table(plans), flush=True)
+        if any(plan.gpus for plan in plans):
+            memory = memory_plan(config, sizes_of(config.model))
+            print(memory_table(memory), flush=True)
+            refuse_memory(config, memory)
         position = Position() if found is None else restored(folder, found, config)
         connect(config.resources)
+        if not config.resources.autoscaled:
+            refuse_cluster(plans, ray.nodes())
         refuse_unshared(folder, config, tasks)
         with STOP.heeded(config.run.grace_s):
             return _run(config, folder, found, Progress(config, tasks, position), validation)
@@ -120,6 +131,8 @@ def run_evaluation(config: TrainConfig, split: Split) -> Evaluation:
     if not tasks:
         raise ValueError(f"data.{split}_files is empty; name the files to evaluate on")
     connect(config.resources)
+    if not config.resources.autoscaled:
+        refuse_cluster([plan for plan in role_plans(config) if plan.role in ("rollout", "reward")], ray.nodes())
     players = Players(config)
     try:
         return evaluate(players, tasks[: config.validation.limit], config.validation, version=0, step=0)

@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from schemas.method import DynamicSampling, Gae, Mismatch, Overlong
 from schemas.micro_batches import MicroBatches
+from schemas.placement import Placement
 from schemas.scoring import RewardRules
 from schemas.service import ServiceOptions
 from schemas.task import Record
@@ -400,7 +401,9 @@ class Resources(Record):
     gpus_per_critic: NonNegativeFloat = 0.0
     threads: PositiveInt = 1
     weight_transfer: Transfer = "object_store"
-    placement: Literal["PACK", "SPREAD"] = "PACK"
+    placement: Placement = Placement()
+    gpu_memory_gib: PositiveFloat | None = None  # of one GPU; given, a plan that needs more is refused
+    autoscaled: bool = False  # nodes come when they are asked for: do not refuse by those there are at the start
     object_store_bytes: PositiveInt | None = None
     start_timeout_s: PositiveFloat = 600.0
     call_timeout_s: PositiveFloat = 1800.0
@@ -415,6 +418,18 @@ class Resources(Record):
             + self.reference_replicas * self.cpus_per_reference
             + self.critic_ranks * self.cpus_per_critic
         )
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Resources:
+        for role, gpus in (
+            ("engine", self.gpus_per_engine),
+            ("learner", self.gpus_per_learner),
+            ("reference", self.gpus_per_reference),
+            ("critic", self.gpus_per_critic),
+        ):
+            if gpus > 1 and gpus != int(gpus):
+                raise ValueError(f"gpus_per_{role}={gpus}: a share is of one GPU; set a whole number, or less than 1")
+        return self
 
     @model_validator(mode="after")
     def _transfer_fits(self) -> Resources:
@@ -594,6 +609,12 @@ class TrainConfig(Record):
             raise ValueError(
                 f"rollout.samples_per_task=1 with algorithm.advantage={self.algorithm.advantage!r}: a group of one "
                 "has no advantage; draw at least 2 samples, or use reinforce_plus_plus, remax or gae"
+            )
+        engine, gpus = self.rollout.engine, self.resources.gpus_per_engine
+        if gpus and engine.tensor_parallel_size != max(1, gpus):
+            raise ValueError(
+                f"rollout.engine.tensor_parallel_size={engine.tensor_parallel_size} with "
+                f"resources.gpus_per_engine={gpus:g}: an engine needs as many GPUs as it has parallel parts"
             )
         tokens = self.learner.micro_batch_tokens
         if tokens is not None and tokens < self.rollout.engine.max_model_len:

@@ -1,0 +1,195 @@
+"""What the roles ask of the cluster, as a table, and whether the cluster can hold them.
+
+    TrainConfig --role_plans--> RolePlan per role --.
+    ray.nodes() --nodes_of----> Node per machine ---+--> unplaced: what does not fit, role by role
+
+Pure: no Ray here. The driver asks before it starts anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any
+
+from schemas.config import TrainConfig
+from schemas.config_file import ConfigError
+from schemas.placement import LABEL, Place
+
+TINY = 1e-6  # Ray counts in ten-thousandths
+
+
+@dataclass(frozen=True, slots=True)
+class RolePlan:
+    """Equal processes: how many, what each reserves, and where they go.
+
+    >>> RolePlan("learner", 4, 4.0, 1.0, 4).each
+    '4 CPU, 1 GPU'
+    """
+
+    role: str
+    count: int
+    cpus: float
+    gpus: float
+    threads: int
+    place: Place = field(default_factory=Place)
+
+    @property
+    def each(self) -> str:
+        """What one process reserves."""
+        return _amount(self.cpus, self.gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A machine of the cluster: CPUs and what is free of each GPU, between 0 and 1."""
+
+    name: str
+    cpus: float
+    gpus: tuple[float, ...] = ()
+    label: str | None = None
+
+    def take(self, cpus: float, gpus: float) -> Node | None:
+        """The node after one process was put on it; None where it does not fit. A share of a GPU is of one GPU."""
+        if self.cpus + TINY < cpus:
+            return None
+        devices = list(self.gpus)
+        if 0 < gpus < 1:
+            fitting = [number for number, free in enumerate(devices) if free + TINY >= gpus]
+            if not fitting:
+                return None
+            fullest = min(fitting, key=lambda number: devices[number])
+            devices[fullest] -= gpus
+        else:
+            whole = [number for number, free in enumerate(devices) if free + TINY >= 1]
+            if len(whole) < gpus:
+                return None
+            for number in whole[: int(gpus)]:
+                devices[number] = 0.0
+        return Node(self.name, self.cpus - cpus, tuple(devices), self.label)
+
+    def __str__(self) -> str:
+        label = f", {LABEL}={self.label}" if self.label else ""
+        return f"{self.name} ({_amount(self.cpus, sum(self.gpus))}{label})"
+
+
+def role_plans(config: TrainConfig) -> tuple[RolePlan, ...]:
+    """Every role of a training run with what it reserves."""
+    r, p = config.resources, config.resources.placement
+    plans = [
+        RolePlan("rollout", r.rollout_engines, r.cpus_per_engine, r.gpus_per_engine, r.threads, p.rollout),
+        RolePlan("learner", r.learner_ranks, r.cpus_per_learner, r.gpus_per_learner, r.threads, p.learner),
+    ]
+    if config.starts_reference:
+        plans.append(
+            RolePlan(
+                "reference", r.reference_replicas, r.cpus_per_reference, r.gpus_per_reference, r.threads, p.reference
+            )
+        )
+    if config.critic:
+        plans.append(RolePlan("critic", r.critic_ranks, r.cpus_per_critic, r.gpus_per_critic, r.threads, p.critic))
+    scaling = config.reward.autoscaling
+    replicas = config.reward.replicas if scaling is None else scaling.min_replicas
+    plans.append(RolePlan("reward", replicas, config.reward.cpus_per_replica, 0.0, 1))
+    return tuple(plans)
+
+
+def plan_table(plans: Sequence[RolePlan]) -> str:
+    """The plans as lines of text, one per role."""
+    rows = [("role", "count", "each", "strategy", "nodes", "threads")]
+    rows += [(p.role, str(p.count), p.each, p.place.strategy, p.place.label or "any", str(p.threads)) for p in plans]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def nodes_of(listed: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
+    """The live nodes of ray.nodes(), by what they have in all."""
+    nodes: list[Node] = []
+    for node in listed:
+        if node.get("Alive"):
+            resources, labels = node["Resources"], node.get("Labels") or {}
+            whole = int(resources.get("GPU", 0))
+            nodes.append(
+                Node(str(node["NodeManagerAddress"]), float(resources.get("CPU", 0)), (1.0,) * whole, labels.get(LABEL))
+            )
+    return tuple(nodes)
+
+
+def unplaced(plans: Sequence[RolePlan], nodes: Sequence[Node]) -> str | None:
+    """Why the cluster cannot hold the plans: the role that finds no room, and what is missing. None where it can.
+
+    Ray places one role after the other, each process where it finds room; any order of roles that works will do.
+    """
+    best: tuple[int, str] | None = None
+    for order in permutations(plans):
+        for spread in (False, True):
+            free, done, reason = tuple(nodes), 0, None
+            for plan in order:
+                free, reason = _place(plan, free, spread)
+                if reason is not None:
+                    break
+                done += 1
+            if reason is None:
+                return None
+            if best is None or done > best[0]:
+                best = (done, reason)
+    return best[1] if best else None
+
+
+def refuse_cluster(plans: Sequence[RolePlan], listed: Iterable[Mapping[str, Any]]) -> None:
+    """Raises ConfigError where the nodes of ray.nodes() cannot hold the plans."""
+    reason = unplaced(plans, nodes_of(listed))
+    if reason is not None:
+        raise ConfigError(
+            f"resources: the cluster cannot hold the roles: {reason}. Lower resources.*, or add nodes; with nodes that "
+            "come on demand, set resources.autoscaled=true"
+        )
+
+
+def _place(plan: RolePlan, nodes: tuple[Node, ...], spread: bool) -> tuple[tuple[Node, ...], str | None]:
+    """The nodes after the role's processes were placed, or why one was not."""
+    strategy = plan.place.strategy
+    allowed = [number for number, node in enumerate(nodes) if plan.place.label in (None, node.label)]
+    if strategy == "STRICT_PACK":
+        for only in allowed:
+            after, placed = _fill(plan, nodes, [only], spread=False, once=False)
+            if placed == plan.count:
+                return after, None
+        return nodes, _shortage(plan, 0, nodes, allowed, " on one node")
+    once = strategy == "STRICT_SPREAD"
+    after, placed = _fill(plan, nodes, allowed, spread=spread or strategy == "SPREAD", once=once)
+    if placed < plan.count:
+        return nodes, _shortage(plan, placed, after, allowed, ", each on a node of its own" if once else "")
+    return after, None
+
+
+def _fill(
+    plan: RolePlan, nodes: tuple[Node, ...], allowed: Sequence[int], *, spread: bool, once: bool
+) -> tuple[tuple[Node, ...], int]:
+    held = list(nodes)
+    load = dict.fromkeys(allowed, 0)
+    for placed in range(plan.count):
+        # Packed: the fullest node that still has room. Spread: the node with fewest processes of this role.
+        order = sorted(allowed, key=lambda n: (load[n] if spread else 0, sum(held[n].gpus), held[n].cpus))
+        for number in order:
+            after = None if once and load[number] else held[number].take(plan.cpus, plan.gpus)
+            if after is not None:
+                held[number] = after
+                load[number] += 1
+                break
+        else:
+            return tuple(held), placed
+    return tuple(held), plan.count
+
+
+def _shortage(plan: RolePlan, placed: int, nodes: Sequence[Node], allowed: Sequence[int], how: str) -> str:
+    where = f" on nodes labelled {LABEL}={plan.place.label}" if plan.place.label else ""
+    free = "; ".join(str(nodes[number]) for number in allowed) or "no such node"
+    return f"{plan.role}: room for {placed} of {plan.count} processes of {plan.each}{where}{how}; free then: {free}"
+
+
+def _amount(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPU" + (f", {gpus:g} GPU" if gpus else "")
