@@ -33,6 +33,10 @@ PAGE = ROOT / "docs" / "comparison.md"
 PLOT = ROOT / "docs" / "comparison.png"
 STANDARD = "adaptive"  # what the others are compared with
 UNCLIPPED = "algorithm.adaptive={statistic: variance, mapping: sqrt, clip_min: 0.0, clip_max: 1.0e+9}"
+CRITIC = (
+    "{optimiser: {lr: 1.0e-3, betas: [0.9, 0.98], weight_decay: 0.0, warmup_steps: 4}, mini_batches: 4, "
+    "micro_batch_rows: 64, pretrain_steps: 2}"
+)
 
 
 @dataclass(frozen=True, slots=True)
