@@ -13,11 +13,13 @@ from __future__ import annotations
 import functools
 import inspect
 import signal
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar, cast
 
+AGAIN_S = 1.0  # a signal this soon after the first is not a second request
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -81,8 +83,10 @@ class Stop:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked is not None:
+            if time.monotonic() - self._asked_at < AGAIN_S:
+                return  # the same request: `timeout` and terminals signal a process and then its group
             raise KeyboardInterrupt  # asked twice: at once, and without a checkpoint
-        self._asked = number
+        self._asked, self._asked_at = number, time.monotonic()
         print(f"{signal.Signals(number).name}: saving, then ending, within {self._grace_s:.0f} s", flush=True)
         signal.setitimer(signal.ITIMER_REAL, self._grace_s)
         self._note()

@@ -74,9 +74,17 @@ def test_the_grace_period_ends_whatever_is_going_on() -> None:
     assert time.monotonic() - started < 5
 
 
+def test_a_signal_that_is_delivered_twice_is_one_request() -> None:
+    with STOP.heeded(30):
+        after(0.01, signal.SIGTERM, signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises(Stopped):
+            wait(20)
+
+
 def test_asked_twice_it_ends_without_saving() -> None:
     with STOP.heeded(30):
-        after(0.1, signal.SIGINT, signal.SIGINT)
+        after(1.2, signal.SIGINT, signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             time.sleep(20)
 
