@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml scripts/setup.py scripts/torchvision_ops.py
 setup: $(STAMP)  ## create .venv and install what fits this machine (GPU or CPU build)
 
 train: $(STAMP)  ## train the small model on synthetic scenes (configs/quickstart.yaml)
-	@$(BIN)/pointvg scenes data/scenes --train 2400 --validation 128 --test 512
+	@$(BIN)/pointvg scenes data/scenes --train 2400 --validation 128 --test 512 --far
 	@$(BIN)/pointvg train --config configs/quickstart.yaml $(ARGS)
 
 # The service's tests run in a process of their own: Serve keeps state of a process's earlier Ray clusters, and a handle

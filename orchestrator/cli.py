@@ -64,11 +64,12 @@ def scenes(
     validation: int = 128,
     test: int = 512,
     seed: int = 1,
+    far: Annotated[bool, typer.Option("--far", help="smaller objects, more of them, farther from the hand")] = False,
 ) -> None:
     """Write synthetic pointing scenes with exact ground truth, as JSONL and PNG. A folder made alike is left alone."""
-    from pointing.scenes import write_scenes
+    from pointing.scenes import FAR, SceneOptions, write_scenes
 
-    write_scenes(out, train=train, validation=validation, test=test, seed=seed)
+    write_scenes(out, train=train, validation=validation, test=test, seed=seed, options=FAR if far else SceneOptions())
     typer.echo(f"{out}: {train} training, {validation} validation, {test} test scenes")
 
 

@@ -66,6 +66,10 @@ class SceneOptions:
                 raise ValueError(f"{name} is ({least}, {most}); give 0 < least <= most <= {limit}, or nothing fits")
 
 
+# Harder: smaller tiles, more of them, farther from the finger.
+FAR = SceneOptions(objects=(3, 5), radius=(0.07, 0.11), gap=(0.05, 0.25))
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """A coloured shape about twice `radius` wide and high, turned by `turn` radians.

@@ -28,6 +28,7 @@ from pointing.prompts import QUESTION
 from pointing.scene_drawing import Brush, mask_tile, paint, tile_box
 from pointing.scene_layout import (
     COLOURS,
+    FAR,
     REACH,
     SHAPES,
     Hand,
@@ -40,7 +41,7 @@ from pointing.scene_layout import (
 )
 from schemas.task import NEGATIVE, Box, GroundTruth, Point, RaySegment
 
-__all__ = ["COLOURS", "SHAPES", "Scene", "SceneObject", "SceneOptions", "render", "seeds", "write_scenes"]
+__all__ = ["COLOURS", "FAR", "SHAPES", "Scene", "SceneObject", "SceneOptions", "render", "seeds", "write_scenes"]
 
 PROMPT = f"<image>{QUESTION}"
 SPLITS = ("train", "validation", "test")

@@ -17,7 +17,7 @@ from PIL import Image
 from pointing import scene_layout, scenes
 from pointing.dataset import DatasetOptions, read
 from pointing.scene_drawing import PAINT, hull, paint, tile_outline
-from pointing.scene_layout import RAY_MARGIN, REACH, SHAPES, Layout, SceneOptions, Tile, hand_box, lay_out
+from pointing.scene_layout import FAR, RAY_MARGIN, REACH, SHAPES, Layout, SceneOptions, Tile, hand_box, lay_out
 from pointing.scenes import render, seeds, write_scenes
 from schemas.task import NEGATIVE
 
@@ -51,10 +51,10 @@ def test_a_seed_gives_the_same_scene_at_every_size() -> None:
             assert large.truth.obj_bbox == pytest.approx([4 * v for v in small.truth.obj_bbox or ()], abs=4.1)
 
 
+@pytest.mark.parametrize("options", [SceneOptions(), FAR], ids=["near", "far"])
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10**9))
-def test_layouts_keep_their_promises(seed: int) -> None:
-    options = SceneOptions()
+def test_layouts_keep_their_promises(options: SceneOptions, seed: int) -> None:
     layout = lay_out(seed, options)
     assert options.objects[0] <= len(layout.tiles) <= options.objects[1]
     assert len({tile.name for tile in layout.tiles}) == len(layout.tiles)
@@ -90,6 +90,14 @@ def test_a_tenth_are_negatives_and_some_of_them_show_a_fist() -> None:
     fists = [layout for layout in negatives if layout.hand is not None]
     assert abs(len(negatives) - 200) < 4 * math.sqrt(2000 * 0.1 * 0.9)
     assert 0.25 < len(fists) / len(negatives) < 0.55
+
+
+def test_far_scenes_hold_more_and_smaller_objects() -> None:
+    near, far = ([render(seed, options) for seed in range(40)] for options in (SceneOptions(), FAR))
+    assert {len(scene.objects) for scene in far} == {3, 4, 5}
+    widths = [[box[2] - box[0] for scene in scenes for box, _, _ in scene.objects] for scenes in (near, far)]
+    assert max(widths[1]) < 0.3 * 448  # a tile of radius 0.11, turned by 0.2 at the most
+    assert np.mean(widths[1]) < 0.65 * np.mean(widths[0])
 
 
 def test_negatives_say_so() -> None:
