@@ -74,17 +74,15 @@ def main() -> None:
     calibration = train("calibration", [*sft, "run.name=learning-calibration", f"trainer.samples={CALIBRATION}"])
     empty = train("calibration-start", [*sft, "run.name=learning-calibration-start", "trainer.samples=32"])
     per_sample = (calibration["cpu_minutes"] - empty["cpu_minutes"]) / (CALIBRATION - 32)
+    minutes: dict[int, float] = {}
     for seed in given.seeds:
         options = [f"run.seed={seed}", f"trainer.max_steps={given.steps}", "validation={every: 0, before: false}"]
-        rl = train(
-            f"rl-{seed}",
-            [*pointvg("train", "--config", str(QUICKSTART)), f"run.name=learning-rl-{seed}", *options],
-        )
-        samples = int((rl["cpu_minutes"] - empty["cpu_minutes"]) / per_sample)
-        train(
-            f"control-{seed}",
-            [*sft, f"run.name=learning-control-{seed}", f"run.seed={seed + 100}", f"trainer.samples={samples}"],
-        )
+        command = [*pointvg("train", "--config", str(QUICKSTART)), f"run.name=learning-rl-{seed}", *options]
+        minutes[seed] = train(f"rl-{seed}", command)["cpu_minutes"]
+    for seed, spent in minutes.items():
+        samples = int((spent - empty["cpu_minutes"]) / per_sample)
+        options = [f"run.seed={seed + 100}", f"trainer.samples={samples}"]
+        train(f"control-{seed}", [*sft, f"run.name=learning-control-{seed}", *options])
     result = table(given.seeds)
     print(result)
     runs = [
