@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from orchestrator.data import read_dataset
+from orchestrator.data import prompt_counter, read_dataset
 from orchestrator.sft import _with_whole_paths
+from pointing.dataset import Dataset
 from pointing.prompts import instruction
 from policy.info import model_tokenizer, read_info, read_tokenizer
 from policy.question import question_text
@@ -79,12 +80,16 @@ def task_file(folder: Path) -> str:
     return str(folder / "tasks.jsonl")
 
 
+def read_with(model: Model, data: Data, files: tuple[str, ...]) -> Dataset:
+    return read_dataset(data, files, prompt_counter(model, data))
+
+
 def test_both_templates_reach_the_prompt_and_its_length(tmp_path: Path, tiny: str) -> None:
     (tmp_path / "own.jinja").write_text(OWN)
     model = Model(path=tiny, chat_template=str(tmp_path / "own.jinja"))
     style = wrap(tmp_path, "Look: {{ content }}")
     data = Data(train_files=task_file(tmp_path), prompt_style=style, min_pixels=28 * 28, max_pixels=56 * 56)
-    dataset = read_dataset(model, data, (str(data.train_files),))
+    dataset = read_with(model, data, (str(data.train_files),))
     chat = ChatFormat(model_tokenizer(model))
     ledger = supervised(dataset.tasks[0], read_info(tiny), chat, data).ledger
     text = chat.tokenizer.decode(ledger.engine_ids(), skip_special_tokens=False)
@@ -93,11 +98,9 @@ def test_both_templates_reach_the_prompt_and_its_length(tmp_path: Path, tiny: st
     )
     prompt = len(chat.prompt_ids("Look: What?", 1)) - 1 + 4  # 56 x 56 pixels are four visual tokens
     short = data.model_copy(update={"max_prompt_tokens": prompt - 1, "on_error": "skip"})
-    assert (
-        len(read_dataset(model, data.model_copy(update={"max_prompt_tokens": prompt}), (data.train_files,)).tasks) == 1
-    )
+    assert len(read_with(model, data.model_copy(update={"max_prompt_tokens": prompt}), (data.train_files,)).tasks) == 1
     with pytest.raises(ValueError, match="1 prompts too long"):
-        read_dataset(model, short, (str(data.train_files),))
+        read_with(model, short, (str(data.train_files),))
 
 
 def test_a_chat_template_that_does_not_close_a_turn_is_refused_before_anything_starts(
@@ -106,7 +109,7 @@ def test_a_chat_template_that_does_not_close_a_turn_is_refused_before_anything_s
     (tmp_path / "plain.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     model = Model(path=tiny, chat_template=str(tmp_path / "plain.jinja"))
     with pytest.raises(ConfigError, match=r"plain\.jinja: .*does not close an assistant turn"):
-        read_dataset(model, Data(train_files=task_file(tmp_path)), (task_file(tmp_path),))
+        read_with(model, Data(train_files=task_file(tmp_path)), (task_file(tmp_path),))
 
 
 def test_without_an_override_the_template_is_the_checkpoints(tiny: str) -> None:
