@@ -22,7 +22,7 @@ from schemas.config import TrainConfig
 from schemas.config_file import load
 
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
-CONTROL = ROOT / "configs" / "tiny_sft.yaml"
+CONTROL = "configs/tiny_sft.yaml"
 CALIBRATION = 1600  # samples of the run that tells what a sample costs
 
 
@@ -70,14 +70,15 @@ def main() -> None:
     given = parser.parse_args()
     RESULTS.mkdir(parents=True, exist_ok=True)
     start = quickstart.model.path
-    sft = [*pointvg("sft", "--config", str(CONTROL)), f"model.path={start}", "learner.optimiser.lr=1.0e-3"]
+    sft = [*pointvg("sft", "--config", CONTROL), f"model.path={start}", "learner.optimiser.lr=1.0e-3"]
     calibration = train("calibration", [*sft, "run.name=learning-calibration", f"trainer.samples={CALIBRATION}"])
     empty = train("calibration-start", [*sft, "run.name=learning-calibration-start", "trainer.samples=32"])
     per_sample = (calibration["cpu_minutes"] - empty["cpu_minutes"]) / (CALIBRATION - 32)
     minutes: dict[int, float] = {}
     for seed in given.seeds:
         options = [f"run.seed={seed}", f"trainer.max_steps={given.steps}", "validation={every: 0, before: false}"]
-        command = [*pointvg("train", "--config", str(QUICKSTART)), f"run.name=learning-rl-{seed}", *options]
+        config = str(QUICKSTART.relative_to(ROOT))
+        command = [*pointvg("train", "--config", config), f"run.name=learning-rl-{seed}", *options]
         minutes[seed] = train(f"rl-{seed}", command)["cpu_minutes"]
     for seed, spent in minutes.items():
         samples = int((spent - empty["cpu_minutes"]) / per_sample)
