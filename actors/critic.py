@@ -8,42 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
-import torch
-import torch.distributed as dist
 
-from actors import process_group
+from actors.process_group import RankActor
 from policy.critic import CriticLearner, CriticReport
-from policy.determinism import be_deterministic
 from schemas import batch
-from schemas.config import TrainConfig
 
 
-class CriticActor:
-    """Rank `rank` of `world`; every method is called on all ranks at once, with the same arguments."""
-
-    def __init__(self, rank: int, world: int, config: TrainConfig, total_steps: int) -> None:
-        self._rank, self._world = rank, world
-        self._config = config
-        self._total_steps = total_steps
-        torch.set_num_threads(config.resources.threads)
-        if config.run.deterministic:
-            be_deterministic()
-
-    def address(self) -> tuple[str, int]:
-        """A host and a free port for the process group; asked of rank 0."""
-        return process_group.free_address()
+class CriticActor(RankActor):
+    """One rank of the critic."""
 
     def start(self, host: str, port: int, checkpoint: str | None) -> None:
         """Joins the process group and builds the model, from a checkpoint if given."""
-        config, resources = self._config, self._config.resources
-        process_group.join(
-            self._rank,
-            self._world,
-            host,
-            port,
-            gpus=resources.gpus_per_critic,
-            timeout_s=resources.collective_timeout_s,
-        )
+        config = self._config
+        self.join(host, port, gpus=config.resources.gpus_per_critic)
         assert config.critic is not None
         self._learner = CriticLearner(config.model, config.critic, total_steps=self._total_steps, seed=config.run.seed)
         if checkpoint:
@@ -65,7 +42,3 @@ class CriticActor:
     def save(self, folder: str, extra: dict[str, Any]) -> None:
         """Writes a checkpoint; complete on disk when it returns."""
         self._learner.save(folder, extra)
-
-    def close(self) -> None:
-        """Leaves the process group."""
-        dist.destroy_process_group()

@@ -123,6 +123,11 @@ class ActorGroup:
         """Calls `method` on every actor with the same arguments and waits for all answers, in order of rank."""
         return self.gather(method, [getattr(a, method).remote(*arguments) for a in self.actors], timeout_s)
 
+    def meet(self, method: str, *arguments: Any, timeout_s: float) -> list[Any]:
+        """As `call`, with a host and a free port of rank 0 before the arguments."""
+        host, port = ray.get(self.actors[0].address.remote(), timeout=timeout_s)
+        return self.call(method, host, port, *arguments, timeout_s=timeout_s)
+
     def gather(self, method: str, refs: Sequence[Any], timeout_s: float | None = None) -> list[Any]:
         """Waits for one ref per actor. The first error ends the wait: the others may be stuck in a collective.
 

@@ -12,42 +12,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 
-from actors import process_group
-from policy.determinism import be_deterministic
+from actors.process_group import RankActor
 from policy.learner import NonFiniteError, PolicyLearner, UpdateReport
 from policy.training_batch import write_batch
 from schemas import batch
-from schemas.config import TrainConfig
 
 
-class LearnerActor:
-    """Rank `rank` of `world`; every method is called on all ranks at once, with the same arguments."""
-
-    def __init__(self, rank: int, world: int, config: TrainConfig, total_steps: int) -> None:
-        self._rank, self._world = rank, world
-        self._config = config
-        self._total_steps = total_steps
-        torch.set_num_threads(config.resources.threads)
-        if config.run.deterministic:
-            be_deterministic()
-
-    def address(self) -> tuple[str, int]:
-        """A host and a free port for the process group; asked of rank 0."""
-        return process_group.free_address()
+class LearnerActor(RankActor):
+    """One rank of the policy."""
 
     def start(self, host: str, port: int, checkpoint: str | None) -> dict[str, Any]:
         """Joins the process group and builds the model; returns the extra state of the checkpoint, {} without one."""
-        resources = self._config.resources
-        process_group.join(
-            self._rank,
-            self._world,
-            host,
-            port,
-            gpus=resources.gpus_per_learner,
-            timeout_s=resources.collective_timeout_s,
-        )
+        self.join(host, port, gpus=self._config.resources.gpus_per_learner)
         self._learner = PolicyLearner(
             self._config.model,
             self._config.learner,
@@ -101,7 +78,3 @@ class LearnerActor:
     def export(self, folder: str) -> None:
         """Writes the model as a Hugging Face checkpoint (rank 0 writes)."""
         self._learner.export(folder)
-
-    def close(self) -> None:
-        """Leaves the process group."""
-        dist.destroy_process_group()

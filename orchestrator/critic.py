@@ -49,8 +49,7 @@ class CriticRole:
 
     def start(self, checkpoint: str | None) -> None:
         """Builds the sharded model, from a checkpoint if given."""
-        host, port = ray.get(self.group.actors[0].address.remote(), timeout=self._start_timeout_s)
-        self.group.call("start", host, port, checkpoint, timeout_s=self._start_timeout_s)
+        self.group.meet("start", checkpoint, timeout_s=self._start_timeout_s)
 
     def values(self, shard: ShardRef) -> list[Any]:
         """Starts valuing a shard; references to VALUES rows, one per rank."""

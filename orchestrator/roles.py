@@ -217,9 +217,7 @@ class LearnerRole:
 
     def start(self, checkpoint: str | None) -> dict[str, Any]:
         """Builds the sharded model, from a checkpoint if given; returns the checkpoint's extra state."""
-        first = self.group.actors[0]
-        host, port = ray.get(first.address.remote(), timeout=self._start_timeout_s)
-        return self.group.call("start", host, port, checkpoint, timeout_s=self._start_timeout_s)[0]
+        return self.group.meet("start", checkpoint, timeout_s=self._start_timeout_s)[0]
 
     @timed("update")
     def update(self, training: pa.Table, images: Sequence[Any], kl_coefficient: float) -> UpdateReport:
@@ -229,8 +227,7 @@ class LearnerRole:
 
     def connect_engines(self, engines: Sequence[Any]) -> None:
         """Opens the NCCL way from rank 0 to the rollout actors."""
-        host, port = ray.get(self.group.actors[0].address.remote(), timeout=self._start_timeout_s)
-        self.group.call("connect_engines", host, port, list(engines), timeout_s=self._start_timeout_s)
+        self.group.meet("connect_engines", list(engines), timeout_s=self._start_timeout_s)
 
     def send_weights(self) -> None:
         """Broadcasts the weights to the connected engines."""
