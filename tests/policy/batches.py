@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +12,11 @@ from PIL import Image
 
 from policy.conversation import Ledger
 from policy.info import read_info, read_tokenizer
+from policy.learner import PolicyLearner
 from policy.seen import Seen, encode
 from policy.turns import ChatFormat
 from schemas import batch
+from schemas.config import Algorithm, Learner, Model, Optimiser
 
 ARCHITECTURES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 QUESTION = "What is the hand pointing at?"
@@ -134,3 +137,11 @@ def assert_same_gradients(
     for name, grad in expected.items():
         difference = (found[name] - grad).abs().max().item()
         assert difference <= tolerance * largest, f"{name}: {difference} of {largest}"
+
+
+def learner_of(folder: str, **model: Any) -> PolicyLearner:
+    """A learner of nine steps with a schedule; `model` are further settings of it."""
+    optimiser = Optimiser(lr=1e-3, warmup_steps=3, schedule="cosine")
+    return PolicyLearner(
+        Model(path=folder, **model), Learner(optimiser=optimiser), Algorithm(), total_steps=9, temperature=1.0
+    )

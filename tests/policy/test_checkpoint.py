@@ -13,30 +13,10 @@ import torch
 
 from policy import checkpoint
 from policy.checkpoint import CheckpointError, is_complete, read_extra, verify
-from policy.learner import PolicyLearner
-from policy.tiny import build_tiny
-from schemas.config import Algorithm, Learner, Lora, Model, Optimiser
-from tests.policy.batches import make_batch
+from schemas.config import Lora
+from tests.policy.batches import learner_of
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return str(build_tiny(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def data(tiny):
-    table, images = make_batch(tiny, groups=1)
-    return table, [images]
-
-
-def learner_of(folder, **model):
-    optimiser = Optimiser(lr=1e-3, warmup_steps=3, schedule="cosine")
-    return PolicyLearner(
-        Model(path=folder, **model), Learner(optimiser=optimiser), Algorithm(), total_steps=9, temperature=1.0
-    )
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["full", "lora"])

@@ -11,30 +11,11 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from policy.export import halve
 from policy.info import read_info
-from policy.learner import PolicyLearner
 from policy.model import load
 from policy.tiny import build_tiny
 from policy.vision import read_image_stats
-from schemas.config import Algorithm, Learner, Lora, Model, Optimiser
-from tests.policy.batches import ARCHITECTURES, make_batch
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return str(build_tiny(tmp_path_factory.mktemp("tiny")))
-
-
-@pytest.fixture(scope="module")
-def data(tiny):
-    table, images = make_batch(tiny, groups=1)
-    return table, [images]
-
-
-def learner_of(folder, **model):
-    optimiser = Optimiser(lr=1e-3, warmup_steps=3, schedule="cosine")
-    return PolicyLearner(
-        Model(path=folder, **model), Learner(optimiser=optimiser), Algorithm(), total_steps=9, temperature=1.0
-    )
+from schemas.config import Lora, Model
+from tests.policy.batches import ARCHITECTURES, learner_of, make_batch
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -3,23 +3,10 @@
 from __future__ import annotations
 
 import torch
-from PIL import Image
 
-from pointing.scenes import Scene, SceneObject
+from pointing.scenes import Scene
 from policy.scene_labels import PLACES, SIZES, UNIT, SceneHead, label_scenes, scene_loss, ways
-from schemas.task import NEGATIVE, GroundTruth, RaySegment
-
-IMAGE = Image.new("RGB", (400, 400))  # 4 x 4 cells of 100 pixels
-OBJECTS = (SceneObject((210, 10, 290, 90), "blue", "star"), SceneObject((10, 310, 90, 390), "red", "circle"))
-TRUTH = GroundTruth(
-    hand_bbox=(100, 150, 200, 250),
-    pointing_keypoints=((180, 160), (190, 130)),
-    pointing_ray=RaySegment(start=(190, 130), end=(250, 0)),
-    obj_bbox=OBJECTS[0].box,
-    obj_name="blue star",
-)
-POSITIVE = Scene(IMAGE, TRUTH, OBJECTS, negative=False)
-EMPTY = Scene(IMAGE, NEGATIVE, OBJECTS, negative=True)
+from tests.policy.labelled import EMPTY, POSITIVE
 
 
 def test_labels_by_hand() -> None:
