@@ -2,10 +2,11 @@
 
     python benchmarks/learning.py [--seeds 1 2 3] [--steps 60]
 
-From the shipped SFT start, for every seed: stage 2 as `make train` runs it, and as a control more stage 1 from the same
-start for the same CPU-minutes. At the end, once, every model plays the test split at temperature 1, at the validation
-setting (temperature 0.6, top-p 0.95), 3 draws each, and greedily. Differences are paired by task; their standard errors
-are over tasks. One result file per run in benchmarks/results/learning/, so that an interrupted benchmark goes on.
+From the shipped SFT start, for every seed: stage 2 as `make train` runs it, and two controls from the same start for the
+same CPU-minutes: more stage 1 on stage 1's scenes, and stage 1 on transcripts of the very scenes that stage 2 plays.
+At the end, once, every model plays the test split at temperature 1, at the validation setting (temperature 0.6, top-p
+0.95), 3 draws each, and greedily. Differences are paired by task; their standard errors are over tasks. One result file
+per run in benchmarks/results/learning/, so that an interrupted benchmark goes on.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from schemas.config_file import load
 
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
 CONTROL = "configs/tiny_sft.yaml"
+KINDS = {"rl": "RL", "control": "more SFT", "transcripts": "SFT on these scenes"}
 CALIBRATION = 1600  # samples of the run that tells what a sample costs
 
 
@@ -44,15 +46,15 @@ def table(seeds: list[int]) -> str:
     """The result as Markdown."""
     start = played("start", str(load(TrainConfig, QUICKSTART).config.model.path))
     lines = [
-        "| setting | metric | start | " + " | ".join(f"{kind}, seed {s}" for kind in ("RL", "control") for s in seeds)
+        "| setting | metric | start | " + " | ".join(f"{kind}, seed {s}" for kind in KINDS.values() for s in seeds)
     ]
     lines[0] += " |"
-    lines.append("|---|---|---|" + "---|" * (2 * len(seeds)))
+    lines.append("|---|---|---|" + "---|" * (len(KINDS) * len(seeds)))
     for setting in SETTINGS:
         for metric in ("reward", "object mIoU"):
             before = start[setting][metric]
             cells = []
-            for kind in ("rl", "control"):
+            for kind in KINDS:
                 for seed in seeds:
                     end = played(f"{kind}-{seed}", str(ROOT / "runs" / f"learning-{kind}-{seed}" / "export"))
                     mean, gain, error = compare(before, end[setting][metric])
@@ -74,6 +76,7 @@ def main() -> None:
     calibration = train("calibration", [*sft, "run.name=learning-calibration", f"trainer.samples={CALIBRATION}"])
     empty = train("calibration-start", [*sft, "run.name=learning-calibration-start", "trainer.samples=32"])
     per_sample = (calibration["cpu_minutes"] - empty["cpu_minutes"]) / (CALIBRATION - 32)
+    scenes = f"data.train_files={quickstart.data.train_files}"
     minutes: dict[int, float] = {}
     for seed in given.seeds:
         options = [f"run.seed={seed}", f"trainer.max_steps={given.steps}", "validation={every: 0, before: false}"]
@@ -84,6 +87,7 @@ def main() -> None:
         samples = int((spent - empty["cpu_minutes"]) / per_sample)
         options = [f"run.seed={seed + 100}", f"trainer.samples={samples}"]
         train(f"control-{seed}", [*sft, f"run.name=learning-control-{seed}", *options])
+        train(f"transcripts-{seed}", [*sft, f"run.name=learning-transcripts-{seed}", scenes, *options])
     result = table(given.seeds)
     print(result)
     runs = [

@@ -65,6 +65,11 @@ METHODS = {
         ),
         Method("adaptive", "GRPO with the quickstart's adaptive weights, clipped to [0.3, 3]", ()),
         Method("rloo", "RLOO: r - mean of the group's others", ("algorithm.advantage=rloo", "algorithm.adaptive=null")),
+        Method(
+            "ppo",
+            "PPO: GAE with the critic of `configs/ppo.yaml`, the KL in the loss as in the others",
+            ("algorithm.advantage=gae", "algorithm.adaptive=null", f"critic={CRITIC}", "resources.critic_ranks=2"),
+        ),
     )
 }
 
