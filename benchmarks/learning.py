@@ -2,8 +2,8 @@
 
     python benchmarks/learning.py [--seeds 1 2 3] [--steps 60]
 
-From the shipped SFT start, for every seed: stage 2 as `make train` runs it, and two controls from the same start for the
-same CPU-minutes: more stage 1 on stage 1's scenes, and stage 1 on transcripts of the very scenes that stage 2 plays.
+From the shipped SFT start, for every seed: stage 2 as `make train` runs it, and two controls from the same start for
+the same CPU-minutes: more stage 1 on its own scenes, and stage 1 on transcripts of the very scenes that stage 2 plays.
 At the end, once, every model plays the test split at temperature 1, at the validation setting (temperature 0.6, top-p
 0.95), 3 draws each, and greedily. Differences are paired by task; their standard errors are over tasks. One result file
 per run in benchmarks/results/learning/, so that an interrupted benchmark goes on.
@@ -76,18 +76,17 @@ def main() -> None:
     calibration = train("calibration", [*sft, "run.name=learning-calibration", f"trainer.samples={CALIBRATION}"])
     empty = train("calibration-start", [*sft, "run.name=learning-calibration-start", "trainer.samples=32"])
     per_sample = (calibration["cpu_minutes"] - empty["cpu_minutes"]) / (CALIBRATION - 32)
-    scenes = f"data.train_files={quickstart.data.train_files}"
     minutes: dict[int, float] = {}
     for seed in given.seeds:
         options = [f"run.seed={seed}", f"trainer.max_steps={given.steps}", "validation={every: 0, before: false}"]
         config = str(QUICKSTART.relative_to(ROOT))
         command = [*pointvg("train", "--config", config), f"run.name=learning-rl-{seed}", *options]
         minutes[seed] = train(f"rl-{seed}", command)["cpu_minutes"]
-    for seed, spent in minutes.items():
-        samples = int((spent - empty["cpu_minutes"]) / per_sample)
-        options = [f"run.seed={seed + 100}", f"trainer.samples={samples}"]
-        train(f"control-{seed}", [*sft, f"run.name=learning-control-{seed}", *options])
-        train(f"transcripts-{seed}", [*sft, f"run.name=learning-transcripts-{seed}", scenes, *options])
+    for kind, data in (("control", []), ("transcripts", [f"data.train_files={quickstart.data.train_files}"])):
+        for seed, spent in minutes.items():
+            samples = int((spent - empty["cpu_minutes"]) / per_sample)
+            options = [f"run.name=learning-{kind}-{seed}", f"run.seed={seed + 100}", f"trainer.samples={samples}"]
+            train(f"{kind}-{seed}", [*sft, *options, *data])
     result = table(given.seeds)
     print(result)
     runs = [

@@ -21,6 +21,7 @@ from actors.player import Order
 from orchestrator.clock import timed
 from orchestrator.critic import CriticRole, NoCritic
 from orchestrator.folder import critic_of
+from orchestrator.local_ray import start_local
 from orchestrator.roles import LearnerRole, NoReference, ReferenceRole, RewardRole, RolloutRole, ShardRef
 from orchestrator.stop import interruptible
 from schemas.config import Resources, TrainConfig
@@ -63,8 +64,8 @@ def connect(resources: Resources) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     for name, value in PROXY_ENV.items():  # for reward.port: what Serve's proxy answers, as problem details
         os.environ.setdefault(name, value)
-    ray.init(
-        "local",  # not one that someone else has started on this machine
+    start_local(
+        address="local",  # not one that someone else has started on this machine
         num_cpus=max(os.cpu_count() or 1, int(resources.total_cpus) + 2),
         object_store_memory=resources.object_store_bytes,
         include_dashboard=False,

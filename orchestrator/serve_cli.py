@@ -62,12 +62,14 @@ def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> No
         os.environ.setdefault(name, value)  # inherited by a local cluster; another must have been started with it
     import ray
 
+    from orchestrator.local_ray import start_local
+
     own = not os.environ.get("RAY_ADDRESS")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if own:
         most = options.autoscaling.max_replicas if options.autoscaling else options.replicas
         cpus = max(os.cpu_count() or 1, int(most * options.cpus_per_replica) + 1)
-        ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, _metrics_export_port=metrics_port)
+        start_local(num_cpus=cpus, include_dashboard=False, log_to_driver=False, _metrics_export_port=metrics_port)
     else:
         ray.init()
     try:

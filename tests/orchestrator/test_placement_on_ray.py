@@ -4,6 +4,7 @@ import pytest
 import ray
 
 from actors.group import ActorGroup, GroupError, Share
+from orchestrator.local_ray import start_local
 from orchestrator.placement import RolePlan, nodes_of, unplaced
 from schemas.placement import Place
 
@@ -21,7 +22,7 @@ class Seat:
 
 
 def test_a_role_runs_on_the_nodes_with_its_label_and_on_no_others() -> None:
-    ray.init(num_cpus=3, labels={"pointvg.role": "learner"}, include_dashboard=False, log_to_driver=False)
+    start_local(num_cpus=3, labels={"pointvg.role": "learner"}, include_dashboard=False, log_to_driver=False)
     try:
 
         def spawn(place: Place, timeout_s: float) -> ActorGroup:

@@ -118,6 +118,7 @@ def cluster() -> Iterator[Cluster]:
     """One Ray cluster for all tests of this package."""
     import ray
 
+    from orchestrator.local_ray import start_local
     from services import reward
     from services.proxy import PROXY_ENV
 
@@ -127,7 +128,7 @@ def cluster() -> Iterator[Cluster]:
         environment.setenv(TOKEN_ENV, TOKEN)  # read by the replica, so before Ray starts
         for name, value in PROXY_ENV.items():
             environment.setenv(name, value)
-        ray.init(
+        start_local(
             num_cpus=2,
             include_dashboard=False,
             log_to_driver=False,

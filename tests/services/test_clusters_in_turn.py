@@ -13,13 +13,14 @@ pytestmark = pytest.mark.cluster
 ROOT = Path(__file__).resolve().parents[2]
 TWICE = """
 import ray
+from orchestrator.local_ray import start_local
 from schemas.batch import ROLLOUT
 from schemas.service import ServiceOptions
 from services import reward
 from services.handle import HandleClient
 
 for _ in range(2):
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    start_local(num_cpus=2, include_dashboard=False, log_to_driver=False)
     client = HandleClient(reward.deploy(ServiceOptions()), timeout_s=20)
     print("rows", client.score([ray.put(ROLLOUT.empty_table())])[0].num_rows, flush=True)
     ray.shutdown()  # as a driver that dies or leaves would: Serve itself is not told
