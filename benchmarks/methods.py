@@ -92,14 +92,14 @@ def run(method: Method, seed: int, steps: int, limit: int | None, folder: Path) 
     test = folder / f"{root.name}.test.json"
     played = play_apart(str(root / "export"), test, limit)
     lines = (root / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = {record["step"]: record for record in map(json.loads, lines)}  # of a step made twice, the last
+    records = [json.loads(line) for line in lines]
     keys = ("reward/mean", "learner/grad_norm", "learner/kl", "adaptive/weight_mean", "time/step")
     return {
         "method": method.name,
         "seed": seed,
         "command": given[1:],
         "cpu_minutes": spent / 60,
-        "curve": {key: [round(record[key], 5) for record in records.values()] for key in keys},
+        "curve": {key: [round(record[key], 5) for record in records] for key in keys},
         "test": played,
         "versions": versions(),
     }

@@ -107,7 +107,7 @@ Series = tuple[list[int], list[float]]  # steps, values
 def plot_curves(metrics: str | Path, out: str | Path) -> Path:
     """Draws every curve of PANELS that the metrics file has numbers for, as a PNG; returns its path.
 
-    Of a step that was logged twice, as after a resume, the last record counts. A file without such numbers gives a
+    Of a step that was logged twice the last record counts. A file without such numbers gives a
     picture that says so.
     """
     logged = read_series(Path(metrics))

@@ -23,6 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from orchestrator.records import METRICS
 from orchestrator.settings import compare
 from policy.checkpoint import is_complete
 from policy.files import restore_folders, write_json, write_text
@@ -47,7 +48,7 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         """One JSON object per line."""
-        return self.root / "metrics.jsonl"
+        return self.root / METRICS
 
     @property
     def export(self) -> Path:

@@ -18,6 +18,7 @@ from tensorboardX import SummaryWriter
 
 from orchestrator.assemble import Assembled
 from orchestrator.gauges import Gauges
+from orchestrator.records import METRICS, set_aside
 from policy.learner import UpdateReport
 from schemas.batch import SCORE_TERMS
 
@@ -71,10 +72,21 @@ def _rows_by_group(table: pa.Table) -> dict[str, list[int]]:
 class MetricsLog:
     """Appends to metrics.jsonl and TensorBoard, which a resumed run continues, and sets the run's gauges."""
 
-    def __init__(self, folder: Path) -> None:
-        self._file = (folder / "metrics.jsonl").open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"))
+    def __init__(self, folder: Path, start: int) -> None:
+        """`start` steps are done; what was recorded of later ones is set aside, and hidden in TensorBoard."""
+        kept = set_aside(folder, start)
+        self._logged = {(record["kind"], record["step"]) for record in kept}
+        self._file = (folder / METRICS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
         self._gauges = Gauges(folder.name)
+        for record in (record for record in kept if record["step"] >= start):  # TensorBoard hides these too
+            for key, value in record.items():
+                if key not in ("kind", "step", "time"):
+                    self._board.add_scalar(f"{record['kind']}/{key}", _number(value), start, record["time"])
+
+    def has(self, kind: str, step: int) -> bool:
+        """Whether there is such a record."""
+        return (kind, step) in self._logged
 
     def write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
         """One record: `kind` is "train" or "validation". A number that is not finite is written as null."""
@@ -82,6 +94,7 @@ class MetricsLog:
         record |= {key: value if math.isfinite(value) else None for key, value in numbers.items()}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        self._logged.add((kind, step))
         for key, value in numbers.items():
             self._board.add_scalar(f"{kind}/{key}", value, step)
         self._gauges.show(kind, step, numbers)
@@ -90,6 +103,10 @@ class MetricsLog:
         """Flushes both."""
         self._file.close()
         self._board.close()
+
+
+def _number(logged: float | None) -> float:
+    return math.nan if logged is None else logged
 
 
 class Screen(Protocol):

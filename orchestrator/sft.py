@@ -142,10 +142,11 @@ def _worker(given: dict[str, Any]) -> None:
         last=found[-1] if found else None,
         prunes=rank == 0,
     )
-    log = MetricsLog(folder.root) if rank == 0 else None
+    done = saved.get("step", 0)
+    log = MetricsLog(folder.root, done) if rank == 0 else None
     start = Cursor(**saved["cursor"]) if saved else Cursor(0, 0)
     stopped = False
-    for step, rows, after in _batches(config, tasks, saved.get("step", 0), steps, start, rank, world):
+    for step, rows, after in _batches(config, tasks, done, steps, start, rank, world):
         started = time.perf_counter()
         report = learner.update(*_tables(rows, rank, config), 0.0)
         numbers = learner_numbers(report) | {"time/step": time.perf_counter() - started}

@@ -80,7 +80,7 @@ def run_training(config: TrainConfig) -> Outcome:
 def _run(
     config: TrainConfig, folder: RunFolder, found: int | None, progress: Progress, validation: Sequence[Task]
 ) -> Outcome:
-    log = MetricsLog(folder.root)
+    log = MetricsLog(folder.root, progress.position.step)
     steps = progress.total_steps
     cluster = Cluster(config, steps)
     try:

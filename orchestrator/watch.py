@@ -50,8 +50,10 @@ class Watch:
         self.last: Evaluation | None = None
 
     def before(self, progress: Progress) -> None:
-        """Validates the policy that training starts from."""
-        if self._config.validation.before and progress.position.step < progress.total_steps:
+        """Validates the policy that training starts from, or one that the run was to validate when it was stopped."""
+        step, every = progress.position.step, self._config.validation.every
+        due = self._config.validation.before if step == 0 else bool(every) and step % every == 0
+        if due and step < progress.total_steps:
             self.first = self._validate(progress)
         CLOCK.lap()
 
@@ -69,7 +71,7 @@ class Watch:
 
     def after(self, progress: Progress) -> None:
         """Validates and saves the final policy, exports it, and draws the curves."""
-        if self._config.validation.after and self._validation:
+        if self._config.validation.after:
             self.last = self._validate(progress)
         self.save(progress)
         self.checkpoints.finish_last()
@@ -82,14 +84,15 @@ class Watch:
         self.checkpoints.save(position.step, position.to_json(), position.best_step)
 
     def _validate(self, progress: Progress) -> Evaluation | None:
-        if not self._validation:
-            return None
+        """None without held-out tasks, or when it was done before the run was stopped."""
         step = progress.position.step
+        if not self._validation or self._log.has("validation", step):
+            return None
         started = time.monotonic()
         result = evaluate(self._cluster, self._validation, self._config.validation, version=step, step=step)
+        write_samples(self._folder.root, step, result, self._config.trainer.samples_to_log)
         self._log.write("validation", step, result.numbers)
         self._screen.say(f"validation at step {step} ({time.monotonic() - started:.0f} s): {result.headline()}")
-        write_samples(self._folder.root, step, result, self._config.trainer.samples_to_log)
         if progress.note_validation(result.reward) and self._config.checkpoint.keep_best and step:
             self.save(progress)
         return result

@@ -144,7 +144,7 @@ def test_it_trains(players: tuple[Players, ReferenceRole], scenes: Path, tmp_pat
     config = configured(method, scenes, tmp_path)
     refuse_ineffective(config)
     folder, tasks = open_run(config.run, config), read_split(config, "train")
-    cluster, log = SharedCluster(config, *players), MetricsLog(folder.root)
+    cluster, log = SharedCluster(config, *players), MetricsLog(folder.root, 0)
     try:
         cluster.start(None)
         cluster.publish_weights(version=0)

@@ -85,13 +85,9 @@ def records(folder: RunFolder) -> list[dict[str, Any]]:
 
 
 def assert_equal(folder: RunFolder, expected: RunFolder) -> None:
-    """All that the expected run logged at a step was logged by the other too, and by each of its attempts."""
-    found, wanted = records(folder), records(expected)
-    assert [r["step"] for r in wanted if r["kind"] == "train"] == list(range(STEPS))
-    for record in wanted:
-        same = [r for r in found if (r["kind"], r["step"]) == (record["kind"], record["step"])]
-        assert same
-        assert all(r == record for r in same), record["step"]
+    """The same records, each once, and the same weights."""
+    assert [r["step"] for r in records(expected) if r["kind"] == "train"] == list(range(STEPS))
+    assert records(folder) == records(expected)
     ours, theirs = load_file(folder.export / "model.safetensors"), load_file(expected.export / "model.safetensors")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
@@ -140,6 +136,6 @@ def test_supervised_training(tiny_model: str, scenes: Path, tmp_path: Path) -> N
     for lost in ("checkpoints/step-000004", "export"):  # as if the run had ended before it could save
         shutil.rmtree(tmp_path / "cut" / "run" / lost)
     continued = run("cut")
-    assert [r["step"] for r in records(continued)] == [0, 1, 2, 3, 2, 3]
+    assert (continued.root / "aside.1" / "metrics.jsonl").read_text().count("\n") == 2
     assert_equal(continued, straight)
     assert_equal(run("again"), straight)
