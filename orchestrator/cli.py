@@ -121,15 +121,17 @@ def check(
         kind = kind_of(merge(config, overrides or ())[0])
         if kind is not SftConfig and kind is not TrainConfig:
             raise ConfigError(f"{config}: a configuration of {kind.__name__}; check reads those of train and sft")
-        report = preflight(_load(kind, config, overrides), every_row=every)
-    for note in report.notes:
-        typer.echo(note)
+        report = preflight(_load(kind, config, overrides), every_row=every, starts_here=False)
+    for line in (*report.notes, report.plan):
+        typer.echo(line)
+    for line in report.unchecked:
+        typer.echo(f"not checked  {line}")
     for problem in report.problems:
         typer.echo(f"problem      {problem}", err=True)
     if report.problems:
         typer.echo(f"{len(report.problems)} problem(s); nothing was started", err=True)
         raise typer.Exit(2)
-    typer.echo("ready")
+    typer.echo("ready" + (", but for what was not checked" if report.unchecked else ""))
 
 
 @app.command()

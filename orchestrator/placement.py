@@ -13,11 +13,19 @@ from dataclasses import dataclass, field
 from itertools import permutations
 from typing import Any
 
-from schemas.config import TrainConfig
+from schemas.config import SftConfig, TrainConfig
 from schemas.config_file import ConfigError
 from schemas.placement import LABEL, Place
 
 TINY = 1e-6  # Ray counts in ten-thousandths
+COUNT_FIELD = {  # the setting that says how many processes a role has
+    "rollout": "resources.rollout_engines",
+    "learner": "resources.learner_ranks",
+    "reference": "resources.reference_replicas",
+    "critic": "resources.critic_ranks",
+    "reward": "reward.replicas",
+}
+REMEDY = "lower resources.*, or add nodes; with nodes that come on demand, set resources.autoscaled=true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +82,11 @@ class Node:
         return f"{self.name} ({_amount(self.cpus, sum(self.gpus))}{label})"
 
 
-def role_plans(config: TrainConfig) -> tuple[RolePlan, ...]:
-    """Every role of a training run with what it reserves."""
+def role_plans(config: TrainConfig | SftConfig) -> tuple[RolePlan, ...]:
+    """Every role of a run with what it reserves. Fine-tuning on transcripts has learner ranks alone, on any node."""
     r, p = config.resources, config.resources.placement
+    if isinstance(config, SftConfig):
+        return (RolePlan("learner", r.learner_ranks, r.cpus_per_learner, r.gpus_per_learner, r.threads),)
     plans = [
         RolePlan("rollout", r.rollout_engines, r.cpus_per_engine, r.gpus_per_engine, r.threads, p.rollout),
         RolePlan("learner", r.learner_ranks, r.cpus_per_learner, r.gpus_per_learner, r.threads, p.learner),
@@ -143,10 +153,7 @@ def refuse_cluster(plans: Sequence[RolePlan], listed: Iterable[Mapping[str, Any]
     """Raises ConfigError where the nodes of ray.nodes() cannot hold the plans."""
     reason = unplaced(plans, nodes_of(listed))
     if reason is not None:
-        raise ConfigError(
-            f"resources: the cluster cannot hold the roles: {reason}. Lower resources.*, or add nodes; with nodes that "
-            "come on demand, set resources.autoscaled=true"
-        )
+        raise ConfigError(f"resources: the cluster cannot hold the roles: {reason}; {REMEDY}")
 
 
 def _place(plan: RolePlan, nodes: tuple[Node, ...], spread: bool) -> tuple[tuple[Node, ...], str | None]:

@@ -1,6 +1,6 @@
 """Everything that would stop a run, found before any of it starts, and all of it at once.
 
-configuration -> method -> model files -> data -> longest sequence -> reward -> machines, memory, disk
+configuration -> method -> model files -> data -> longest sequence -> memory, disk -> reward -> machines
                                                       every problem names field, value and remedy
 """
 
@@ -16,12 +16,16 @@ import ray
 from orchestrator.cluster import connect
 from orchestrator.data import Split, prompt_counter, read_dataset
 from orchestrator.job import refuse_lost
+from orchestrator.memory import memory_plan, memory_table, refuse_memory
 from orchestrator.method_check import refuse_ineffective
-from orchestrator.model_check import ModelFacts, check_model
+from orchestrator.model_check import check_model
+from orchestrator.placement import COUNT_FIELD, REMEDY, Node, nodes_of, plan_table, role_plans, unplaced
 from orchestrator.problems import Problem
-from orchestrator.room import Node, check_disk, check_memory, check_placement, needs_of, this_machine
+from orchestrator.room import check_disk, check_memory, this_machine
 from pointing.dataset import DatasetError
-from schemas.config import Resources, SftConfig, TrainConfig
+from policy.footprint import sizes_of
+from policy.model import refuse_attention
+from schemas.config import Model, Resources, SftConfig, TrainConfig
 from schemas.config_file import ConfigError
 from schemas.task import Task
 from services.custom import open_reward
@@ -32,10 +36,15 @@ SAMPLE = 64  # rows of each file that are looked at unless all are asked for
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found, and lines for people."""
+    """What was found, lines for people, and what could not be looked at from here.
+
+    `plan` is the table of roles, with what each needs of a GPU's memory.
+    """
 
     problems: tuple[Problem, ...]
     notes: tuple[str, ...]
+    plan: str
+    unchecked: tuple[str, ...]
 
     def raise_if_any(self) -> None:
         """Raises ConfigError with one line per problem."""
@@ -43,10 +52,15 @@ class Report:
             raise ConfigError("\n".join(map(str, self.problems)))
 
 
-def check(config: TrainConfig | SftConfig, *, every_row: bool = False) -> Report:
-    """Looks at everything; starts nothing. Of each data file the first rows are read, or all."""
+def check(config: TrainConfig | SftConfig, *, every_row: bool = False, starts_here: bool = True) -> Report:
+    """Looks at everything; starts nothing. Of each data file the first rows are read, or all.
+
+    With `starts_here` False the run is to start elsewhere: without a cluster, too small a machine is no problem.
+    """
     problems: list[Problem] = []
     notes: list[str] = []
+    plan = [plan_table(role_plans(config))]
+    unchecked: list[str] = []
     problems += check_paths(config) + check_method(config)
     facts = check_model(config.model, problems)
     if facts is not None:
@@ -56,10 +70,19 @@ def check(config: TrainConfig | SftConfig, *, every_row: bool = False) -> Report
             longest = _check_data(config, None if every_row else SAMPLE, problems, notes)
             if isinstance(config, TrainConfig) and longest:
                 problems += check_length(config, longest, notes)
+        if isinstance(config, TrainConfig) and not any(p.field == "model.path" for p in problems):
+            problems += check_gpu_memory(config, plan, unchecked)
+        on_gpus = any(role.gpus for role in role_plans(config))
+        if not on_gpus and not cluster_nodes(config.resources):
+            problems += check_memory(config, facts.parameters)
+        problems += check_disk(config, facts.parameters)
+        if on_gpus and isinstance(config, SftConfig):
+            unchecked.append("GPU memory: it is not estimated for supervised fine-tuning")
+    problems += check_attention(config.model)
     if isinstance(config, TrainConfig):
         problems += check_reward(config)
-    problems += _check_room(config, facts, notes)
-    return Report(tuple(problems), tuple(notes))
+    problems += check_placement(config, starts_here, unchecked)
+    return Report(tuple(problems), tuple(notes), "\n".join(plan), tuple(unchecked))
 
 
 def check_paths(config: TrainConfig | SftConfig) -> list[Problem]:
@@ -81,6 +104,15 @@ def check_method(config: TrainConfig | SftConfig) -> list[Problem]:
     except ConfigError as error:
         name = config.algorithm.advantage
         return [Problem("algorithm.advantage", name, line) for line in str(error).splitlines()]
+    return []
+
+
+def check_attention(model: Model) -> list[Problem]:
+    """An attention that this environment cannot compute."""
+    try:
+        refuse_attention(model)
+    except ValueError as error:
+        return [Problem("model.attention", model.attention, str(error).partition(": ")[2])]
     return []
 
 
@@ -153,33 +185,52 @@ def check_reward(config: TrainConfig) -> list[Problem]:
     return problems
 
 
-def _check_room(config: TrainConfig | SftConfig, facts: ModelFacts | None, notes: list[str]) -> list[Problem]:
-    nodes, local = cluster_nodes(config.resources), False
-    if not nodes:
-        nodes, local = [this_machine(config)], True
-    problems = check_placement(needs_of(config), nodes)
-    notes.append(
-        f"machines     {'this one' if local else f'{len(nodes)} of the cluster'}: {sum(n.gpus for n in nodes):g} GPUs; "
-        f"{', '.join(f'{need.count} {need.role}' for need in needs_of(config))}"
-    )
-    if facts is not None:
-        if local and not any(need.gpus for need in needs_of(config)):
-            problems += check_memory(config, facts.parameters)
-        problems += check_disk(config, facts.parameters)
-    return problems
+def check_gpu_memory(config: TrainConfig, plan: list[str], unchecked: list[str]) -> list[Problem]:
+    """Whether the GPUs of resources.gpu_memory_gib hold their roles; the estimate goes into the plan."""
+    if not any(role.gpus for role in role_plans(config)):
+        return []
+    memory = memory_plan(config, sizes_of(config.model))
+    plan.append(memory_table(memory))
+    if config.resources.gpu_memory_gib is None:
+        unchecked.append("GPU memory: its size is not known; set resources.gpu_memory_gib to that of one GPU")
+    try:
+        refuse_memory(config, memory)
+    except ConfigError as error:
+        return [Problem("resources.gpu_memory_gib", config.resources.gpu_memory_gib, str(error))]
+    return []
 
 
-def cluster_nodes(resources: Resources) -> list[Node]:
-    """The machines of the cluster that this process has joined, or that RAY_ADDRESS names; [] without one.
+def check_placement(config: TrainConfig | SftConfig, starts_here: bool, unchecked: list[str]) -> list[Problem]:
+    """Whether the roles find room on the cluster, or on this machine where there is none."""
+    plans = role_plans(config)
+    nodes = cluster_nodes(config.resources)
+    reason = unplaced(plans, nodes or [this_machine(config)])
+    if nodes and len(nodes) > 1:
+        unchecked.append("files: each node is asked whether it sees run folder, model and images when the run starts")
+    if reason is None:
+        return []
+    if nodes and config.resources.autoscaled:
+        unchecked.append(f"machines: resources.autoscaled=true, and more nodes must come before the start ({reason})")
+        return []
+    if not nodes and not starts_here:
+        unchecked.append(
+            "machines: RAY_ADDRESS names no cluster, and this machine, where the run would start, cannot hold the "
+            f"roles ({reason}). Check again with RAY_ADDRESS set"
+        )
+        return []
+    role = reason.partition(":")[0]
+    count = next(plan.count for plan in plans if plan.role == role)
+    where = "cluster" if nodes else "machine"
+    return [Problem(COUNT_FIELD[role], count, f"the {where} cannot hold the roles: {reason}; {REMEDY}")]
+
+
+def cluster_nodes(resources: Resources) -> tuple[Node, ...]:
+    """The machines of the cluster that this process has joined, or that RAY_ADDRESS names; () without one.
 
     Joins such a cluster, as the run will.
     """
     if not ray.is_initialized():
         if not os.environ.get("RAY_ADDRESS"):
-            return []
+            return ()
         connect(resources)
-    return [
-        Node(str(node["NodeManagerHostname"]), node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    return nodes_of(ray.nodes())

@@ -1,4 +1,4 @@
-"""Whether what a run needs is there: processors, memory and disk.
+"""Whether this machine has what a run needs: processors, memory and disk.
 
 Bytes are estimated from below (weights, gradients, optimiser, key-value blocks): activations come on top.
 """
@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from orchestrator.placement import Node
 from orchestrator.problems import Problem
 from schemas.config import DType, SftConfig, TrainConfig
 
@@ -20,84 +19,10 @@ GIB = 2**30
 _BYTES: dict[DType, int] = {"float32": 4, "bfloat16": 2}
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One machine: logical CPUs and GPUs.
-
-    >>> Node("here", 8, 1).gpus
-    1
-    """
-
-    name: str
-    cpus: float
-    gpus: float
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """`count` processes of a role, each with so much of a machine.
-
-    >>> Need("learner", "resources.learner_ranks", 2, 4.0, 1.0).count
-    2
-    """
-
-    role: str
-    field: str
-    count: int
-    cpus: float
-    gpus: float
-
-
-def needs_of(config: TrainConfig | SftConfig) -> list[Need]:
-    """What each role asks for."""
-    r = config.resources
-    learner = Need("learner", "resources.learner_ranks", r.learner_ranks, r.cpus_per_learner, r.gpus_per_learner)
-    if isinstance(config, SftConfig):
-        return [learner]
-    needs = [
-        Need("rollout", "resources.rollout_engines", r.rollout_engines, r.cpus_per_engine, r.gpus_per_engine),
-        learner,
-    ]
-    if config.critic is not None:
-        needs.append(Need("critic", "resources.critic_ranks", r.critic_ranks, r.cpus_per_critic, r.gpus_per_critic))
-    if config.starts_reference:
-        field = "resources.reference_replicas"
-        needs.append(Need("reference", field, r.reference_replicas, r.cpus_per_reference, r.gpus_per_reference))
-    return needs
-
-
-def check_placement(needs: Sequence[Need], nodes: Sequence[Node]) -> list[Problem]:
-    """Roles that find no room, the largest processes placed first, each on the first machine that it fits.
-
-    Ray may pack otherwise, but where this fails on totals or on a single process, Ray would wait for ever.
-    """
-    free = [[node.cpus, node.gpus] for node in nodes]
-    problems: list[Problem] = []
-    for need in sorted(needs, key=lambda n: (n.gpus, n.cpus), reverse=True):
-        placed = 0
-        for _ in range(need.count):
-            seat = next((n for n in free if n[0] >= need.cpus and n[1] >= need.gpus), None)
-            if seat is None:
-                break
-            seat[0] -= need.cpus
-            seat[1] -= need.gpus
-            placed += 1
-        if placed < need.count:
-            cluster = ", ".join(f"{node.name}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in nodes)
-            problems.append(
-                Problem(
-                    need.field,
-                    need.count,
-                    f"only {placed} processes of {need.cpus:g} CPUs and {need.gpus:g} GPUs fit beside the other roles "
-                    f"({cluster}); lower resources.*, or add machines",
-                )
-            )
-    return problems
-
-
 def this_machine(config: TrainConfig | SftConfig) -> Node:
     """What a local cluster would offer: its logical CPUs are as many as the roles reserve, see cluster.connect."""
-    return Node("this machine", max(os.cpu_count() or 1, config.resources.total_cpus + 2), torch.cuda.device_count())
+    cpus = max(os.cpu_count() or 1, config.resources.total_cpus + 2)
+    return Node("this machine", cpus, (1.0,) * torch.cuda.device_count())
 
 
 def check_memory(config: TrainConfig | SftConfig, parameters: int) -> list[Problem]:

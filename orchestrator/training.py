@@ -19,16 +19,14 @@ from orchestrator.folder import RunExistsError, RunFolder, open_run
 from orchestrator.job import refuse_unshared
 from orchestrator.lock import locked
 from orchestrator.loop import train
-from orchestrator.memory import memory_plan, memory_table, refuse_memory
 from orchestrator.metrics import MetricsLog, screen
-from orchestrator.placement import plan_table, refuse_cluster, role_plans
+from orchestrator.placement import refuse_cluster, role_plans
 from orchestrator.preflight import check
 from orchestrator.progress import Position, Progress, total_steps
 from orchestrator.settings import digest
 from orchestrator.stop import STOP, GraceOver, Stopped
 from orchestrator.watch import Watch
 from policy.checkpoint import CheckpointError, read_extra
-from policy.footprint import sizes_of
 from policy.learner import PolicyLearner
 from schemas.config import TrainConfig
 from schemas.task import Task
@@ -49,7 +47,8 @@ def run_training(config: TrainConfig) -> Outcome:
 
     Everything that can be refused is refused before Ray starts. Raises Stopped when a signal ended the run.
     """
-    check(config).raise_if_any()
+    report = check(config)
+    report.raise_if_any()
     tasks = read_split(config, "train")
     validation = read_split(config, "validation")
     steps = total_steps(config, len(tasks))
@@ -62,16 +61,9 @@ def run_training(config: TrainConfig) -> Outcome:
         print(f"batch plan   {config.plan}; {steps} steps", flush=True)
         if config.critic_plan:
             print(f"critic plan  {config.critic_plan}; alone for the first {config.pretrain_steps} steps", flush=True)
-        plans = role_plans(config)
-        print(plan_table(plans), flush=True)
-        if any(plan.gpus for plan in plans):
-            memory = memory_plan(config, sizes_of(config.model))
-            print(memory_table(memory), flush=True)
-            refuse_memory(config, memory)
+        print(report.plan, flush=True)
         position = Position() if found is None else restored(folder, found, config)
         connect(config.resources)
-        if not config.resources.autoscaled:
-            refuse_cluster(plans, ray.nodes())
         refuse_unshared(folder, config, tasks)
         with STOP.heeded(config.run.grace_s):
             return _run(config, folder, found, Progress(config, tasks, position), validation)

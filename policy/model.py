@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,7 @@ def load(
 
     Raises FileNotFoundError or ValueError naming the folder and the remedy when it is no supported checkpoint.
     """
-    if config.attention == "flash_attention_2" and config.dtype != "bfloat16":
-        raise ValueError(
-            f"model.attention='flash_attention_2' does not compute in dtype={config.dtype!r}; set model.dtype=bfloat16 "
-            "or attention='sdpa'"
-        )
+    refuse_attention(config)
     info = read_info(config.path)
     tokenizer = model_tokenizer(config)
     master = torch.float32 if trainable and config.lora is None else getattr(torch, config.dtype)
@@ -89,6 +86,22 @@ def load(
         forbidden_ids=ChatFormat(tokenizer).forbidden_ids(info.vocab_size),
         fast_vision=fast_vision,
     )
+
+
+def refuse_attention(config: Model) -> None:
+    """Raises ValueError where the configured attention cannot be computed in this environment."""
+    if config.attention != "flash_attention_2":
+        return
+    if config.dtype != "bfloat16":
+        raise ValueError(
+            f"model.attention='flash_attention_2': does not compute in dtype={config.dtype!r}; set "
+            "model.dtype=bfloat16 or model.attention=sdpa"
+        )
+    if find_spec("flash_attn") is None:
+        raise ValueError(
+            "model.attention='flash_attention_2': the package flash-attn is not installed here; install it in the "
+            "environment of every node (pip install flash-attn --no-build-isolation), or set model.attention=sdpa"
+        )
 
 
 def base_model(model: PreTrainedModel | PeftModel) -> Any:

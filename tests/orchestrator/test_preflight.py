@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from orchestrator import room
+from orchestrator import preflight, room
 from orchestrator.cli import app
+from orchestrator.placement import Node
 from orchestrator.preflight import Report, check
-from orchestrator.room import Need, Node, check_placement
 from orchestrator.training import run_training
 from schemas.config import SftConfig, TrainConfig
 from schemas.config_file import ConfigError
@@ -58,7 +58,15 @@ def only(report: Report) -> str:
 def test_what_is_well_is_passed_with_a_line_on_each_part(found: Any) -> None:
     report = found()
     assert report.problems == ()
-    assert [note.split()[0] for note in report.notes] == ["model", "data", "length", "machines"]
+    assert report.unchecked == ()
+    assert [note.split()[0] for note in report.notes] == ["model", "data", "length"]
+    assert [line.split()[0] for line in report.plan.splitlines()] == [
+        "role",
+        "rollout",
+        "learner",
+        "reference",
+        "reward",
+    ]
     assert "train: 24 tasks, 0 unusable, 0 too long (the first 64 rows of each file)" in report.notes[1]
 
 
@@ -139,18 +147,46 @@ def test_a_method_whose_parts_do_not_work_together(found: Any) -> None:
 
 def test_gpus_that_are_not_there(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room.torch.cuda, "device_count", lambda: 1)
-    report = found(resources={"gpus_per_engine": 1, "gpus_per_learner": 1})
-    assert "only 0 processes of 1 CPUs and 1 GPUs fit beside the other roles (this machine:" in only(report)
+    report = found(resources={"gpus_per_engine": 1, "gpus_per_learner": 1, "gpu_memory_gib": 80})
+    assert "the machine cannot hold the roles: " in only(report)
+    assert "room for 0 of 1 processes of 1 CPU, 1 GPU; free then: this machine (" in only(report)
 
 
-def test_roles_are_placed_machine_by_machine() -> None:
-    needs = [Need("learner", "resources.learner_ranks", 2, 4, 1), Need("rollout", "resources.rollout_engines", 2, 8, 1)]
-    assert check_placement(needs, [Node("a", 16, 2), Node("b", 16, 2)]) == []
-    (problem,) = check_placement(needs, [Node("a", 16, 2), Node("b", 16, 1)])
-    assert (problem.field, problem.value) == ("resources.learner_ranks", 2)
-    assert "only 1 processes of 4 CPUs and 1 GPUs" in problem.detail
-    (problem,) = check_placement(needs[1:], [Node("a", 7, 2), Node("b", 7, 2)])  # enough in all, too small each
-    assert "only 0 processes" in problem.detail
+def test_a_gpu_that_is_too_small(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room.torch.cuda, "device_count", lambda: 2)
+    gpus = {"gpus_per_engine": 1, "gpus_per_learner": 1}
+    small = found(resources=gpus | {"gpu_memory_gib": 0.01})
+    assert only(small).startswith("resources.gpu_memory_gib=0.01: learner: weights 0.0 + ")
+    assert "add learner ranks" in only(small)
+    assert "GPU memory   learner    weights" in small.plan
+    unknown = found(resources=gpus)
+    assert unknown.problems == ()
+    assert unknown.unchecked == ("GPU memory: its size is not known; set resources.gpu_memory_gib to that of one GPU",)
+
+
+def test_attention_that_is_not_installed(found: Any, model: Path) -> None:
+    values = {"path": str(model), "attention": "flash_attention_2"}
+    assert only(found(model=values)).startswith(
+        "model.attention='flash_attention_2': does not compute in dtype='float32'"
+    )
+    missing = only(found(model=values | {"dtype": "bfloat16"}))
+    assert missing.startswith("model.attention='flash_attention_2': the package flash-attn is not installed here")
+    assert missing.endswith("or set model.attention=sdpa")
+
+
+def test_a_cluster_is_looked_at_node_by_node(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = (Node("a", 4, label="learner"), Node("b", 4))
+    monkeypatch.setattr(preflight, "cluster_nodes", lambda resources: nodes)
+    assert found().problems == ()
+    assert found().unchecked[0].startswith("files: each node is asked whether it sees run folder, model and images")
+    asked = {"learner_ranks": 2, "cpus_per_learner": 3, "placement": {"learner": {"label": "learner"}}}
+    problem = only(found(resources=asked))
+    assert problem.startswith("resources.learner_ranks=2: the cluster cannot hold the roles: learner: room for ")
+    assert " of 2 processes of 3 CPU on nodes labelled pointvg.role=learner; free then: a (" in problem
+    assert problem.endswith("add nodes; with nodes that come on demand, set resources.autoscaled=true")
+    later = found(resources=asked | {"autoscaled": True})
+    assert later.problems == ()
+    assert later.unchecked[1].startswith("machines: resources.autoscaled=true, and more nodes must come before")
 
 
 def test_a_disk_and_a_memory_that_are_too_small(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,10 +227,11 @@ def test_all_faults_are_said_at_once_and_nothing_is_started(
     done = CliRunner().invoke(app, ["check", "--config", str(file)])
     assert done.exit_code == 2
     fields = ("model.path", "data.validation_files", "rollout.engine.max_model_len", "reward.function")
-    for field in (*fields, "resources.learner_ranks"):
+    for field in fields:
         assert f"problem      {field}=" in done.output
-    assert "5 problem(s); nothing was started" in done.output
-    with pytest.raises(ConfigError, match=r"model\.path=.*\n"):
+    assert "4 problem(s); nothing was started" in done.output
+    assert "not checked  machines: RAY_ADDRESS names no cluster, and this machine, where the run would" in done.output
+    with pytest.raises(ConfigError, match=r"model\.path=(.*\n)*resources\.learner_ranks=1: the machine cannot hold"):
         run_training(TrainConfig.model_validate(values))
     assert not (tmp_path / "runs").exists()
 

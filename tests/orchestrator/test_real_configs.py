@@ -44,7 +44,7 @@ def named(file: Path) -> str:
 def test_there_are_configurations_for_one_gpu_a_node_and_two() -> None:
     names = {file.name for file in ON_GPUS}
     assert {"grpo.yaml", "grpo_3b_lora_1gpu.yaml", "grpo_7b_8gpu.yaml", "grpo_7b_lora_8gpu.yaml"} <= names
-    assert {"grpo_7b_2x8gpu.yaml", "published.yaml"} <= names
+    assert {"grpo_7b_2x8gpu.yaml", "ppo_3b_8gpu.yaml", "published.yaml"} <= names
 
 
 @pytest.mark.parametrize("file", ON_GPUS, ids=lambda f: f.name)
@@ -59,7 +59,8 @@ def test_its_roles_and_its_memory_fit(file: Path, real: dict[str, Path]) -> None
     memory = memory_plan(config, sizes)
     assert config.resources.gpu_memory_gib is not None
     refuse_memory(config, memory)
-    assert [plan.role for plan in memory] == ["rollout", "learner", "reference"], memory_table(memory)
+    assert [plan.role for plan in memory] == [plan.role for plan in plans if plan.gpus], memory_table(memory)
+    assert (config.critic is None) == (config.algorithm.advantage != "gae")
     assert (sizes.trained < sizes.weights) == (config.model.lora is not None)
 
 

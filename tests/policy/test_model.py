@@ -1,5 +1,6 @@
 """Loading a folder as a policy: what is trained, what is refused."""
 
+import importlib.util
 import json
 import shutil
 
@@ -38,9 +39,12 @@ def test_what_is_no_checkpoint_is_refused(folder, tmp_path):
         load(Model(path=str(copy)))
 
 
-def test_flash_attention_needs_bfloat16(folder):
+def test_flash_attention_needs_bfloat16_and_its_package(folder):
+    assert importlib.util.find_spec("flash_attn") is None  # it needs a GPU
     with pytest.raises(ValueError, match="does not compute in dtype='float32'"):
         load(Model(path=folder, attention="flash_attention_2"))
+    with pytest.raises(ValueError, match="the package flash-attn is not installed here; install it in"):
+        load(Model(path=folder, attention="flash_attention_2", dtype="bfloat16"))
 
 
 def test_master_weights_stay_float32(folder):
