@@ -105,6 +105,11 @@ def run(method: Method, seed: int, steps: int, limit: int | None, folder: Path) 
     }
 
 
+def _rounded(number: float | None) -> float | None:
+    """None in a step that only the critic learns in."""
+    return None if number is None else round(number, 5)
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """Method less standard, in one metric: the mean, its errors over tasks and over seeds, each seed's own.
