@@ -121,3 +121,17 @@ def test_the_makefile_builds_both() -> None:
     make = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^image:.*##", make, re.MULTILINE)
     assert "docker/Dockerfile" in make
+
+
+@pytest.mark.parametrize(
+    ("command", "limit_s", "why"),
+    [
+        ("exit 3", 60.0, "it ended with exit code 3; what it said stands above"),
+        ("sleep 30 & sleep 30", 0.5, "it took longer than 0.5 s; give more with --limit"),
+    ],
+)
+def test_a_step_that_cannot_run_is_named(tmp_path: Path, command: str, limit_s: float, why: str) -> None:
+    trial = STEPS.Trial(tmp_path, limit_s)
+    with pytest.raises(SystemExit) as ended:
+        trial.play(STEPS.Stage("base", [("RUN", "true"), ("RUN", command)]))
+    assert ended.value.code == f"this step cannot run here: RUN {command}\n{why}"
