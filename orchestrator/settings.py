@@ -30,18 +30,14 @@ _FREE = (
     "resources.object_store_bytes",
     "resources.placement",
 )
+_OF_PASSES = ("micro_batch_rows", "micro_batch_tokens", "sharding", "compile", "layout")
 _SHARES_OUT = (
     "resources",
     "rollout.engine",
     "rollout.shards_per_engine",
-    "learner.micro_batch_rows",
-    "learner.micro_batch_tokens",
-    "learner.sharding",
-    "learner.compile",
-    "critic.micro_batch_rows",
-    "learner.layout",
     "model.attention",
     "model.gradient_checkpointing",
+    *(f"{network}.{field}" for network in ("learner", "critic") for field in _OF_PASSES),
 )
 
 

@@ -11,18 +11,18 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
-from policy.files import replace_folder, write_json
+from policy.files import replace_folder, write_json, write_text
 from policy.forward import PolicyModule
 from policy.model import base_model
 from policy.sharding import full_weights, rank
 from schemas.config import Model
 
 
-def export(folder: str | Path, policy: PolicyModule, config: Model) -> None:
+def export(folder: str | Path, policy: PolicyModule, config: Model, template: str | None) -> None:
     """Writes weights (in `config.dtype`, adapters merged), configuration, tokenizer and processor.
 
-    The result loads like the checkpoint that training started from. Every rank must call it; rank 0 writes, beside,
-    then renames.
+    The result loads like the checkpoint that training started from, with the chat template that the run used in its
+    place where that is another (`template`). Every rank must call it; rank 0 writes, beside, then renames.
     """
     weights = full_weights(policy)
     if rank() == 0:
@@ -42,6 +42,9 @@ def export(folder: str | Path, policy: PolicyModule, config: Model) -> None:
         for file in Path(config.path).iterdir():
             if file.is_file() and not (partial / file.name).exists() and not _holds_weights(file):
                 shutil.copy2(file, partial)
+        if template is not None:
+            write_text(partial / "chat_template.jinja", template)
+            (partial / "chat_template.json").unlink(missing_ok=True)  # the same in an older form
         replace_folder(folder, partial)
     if dist.is_initialized():
         dist.barrier()

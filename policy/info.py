@@ -51,15 +51,23 @@ def model_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     Raises ConfigError when the template cannot be read.
     """
     tokenizer = read_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
-    if model.chat_template is not None:
-        try:
-            tokenizer.chat_template = Path(model.chat_template).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(
-                f"model.chat_template={model.chat_template!r}: cannot be read ({error.strerror}); give the path of a "
-                "Jinja file"
-            ) from None
+    template = own_template(model)
+    if template is not None:
+        tokenizer.chat_template = template
     return tokenizer
+
+
+def own_template(model: Model) -> str | None:
+    """The configured chat template; None where it is the checkpoint's. Raises ConfigError when it cannot be read."""
+    if model.chat_template is None:
+        return None
+    try:
+        return Path(model.chat_template).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"model.chat_template={model.chat_template!r}: cannot be read ({error.strerror}); give the path of a "
+            "Jinja file"
+        ) from None
 
 
 def read_tokenizer(path: str, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

@@ -22,6 +22,7 @@ from policy.collate import Collator, PixelCache
 from policy.exact_kl import ExactReference
 from policy.export import export
 from policy.forward import PolicyModule
+from policy.info import own_template
 from policy.model import load
 from policy.objective import SUMS, Objective
 from policy.report import Limits, StepReport, UpdateReport, reduce_step, summarise
@@ -70,6 +71,7 @@ class PolicyLearner:
         """
         self._device = device or default_device()
         self._model_config, self._config = model, learner
+        self._template = own_template(model)
         loaded = load(model, device=self._device, sharded=dist.is_initialized(), seed=seed)
         self._collator = Collator(loaded.image_token_id, loaded.image_stats, learner.layout)
         self.policy = PolicyModule(loaded, temperature)
@@ -205,4 +207,4 @@ class PolicyLearner:
 
     def export(self, folder: str) -> None:
         """Writes the model as a Hugging Face checkpoint, adapters merged. Every rank calls it, rank 0 writes."""
-        export(folder, self.policy, self._model_config)
+        export(folder, self.policy, self._model_config, self._template)

@@ -58,7 +58,7 @@ class Model(Record):
     """The policy. `path` is a Hugging Face checkpoint folder of a Qwen2-VL, Qwen2.5-VL or Qwen3-VL model."""
 
     path: str
-    chat_template: str | None = None  # a Jinja file in place of the checkpoint's own template, which the export keeps
+    chat_template: str | None = None  # a Jinja file in place of the checkpoint's own template, in the export too
     dtype: DType = "float32"
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     freeze_vision: bool = False

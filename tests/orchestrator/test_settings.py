@@ -13,6 +13,8 @@ def config(**other: Any) -> TrainConfig:
     return TrainConfig.model_validate(values | other)
 
 
+PPO: dict[str, Any] = {"algorithm": {"advantage": "gae"}, "critic": {}}
+GPUS = {"gpus_per_learner": 1.0, "gpus_per_critic": 1.0}
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("free", {"run": {"name": "other", "folder": "elsewhere"}}),
     ("free", {"trainer": {"max_steps": 9}}),
@@ -20,10 +22,21 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("free", {"validation": {"every": 3}}),
     ("named", {"resources": {"learner_ranks": 2}}),
     ("named", {"learner": {"micro_batch_rows": 4}}),
+    ("named", {"learner": {"micro_batch_tokens": 9000}}),
+    ("named", {"learner": {"layout": "packed"}}),
+    ("named", {"learner": {"sharding": {"ranks": 1}}}),
+    ("named", {"resources": GPUS, "learner": {"sharding": {"cpu_offload": True}, "compile": True}}),
+    ("named", {**PPO, "critic": {"micro_batch_tokens": 9000, "layout": "packed"}}),
+    ("named", {**PPO, "resources": GPUS, "critic": {"sharding": {"cpu_offload": True}, "compile": True}}),
+    ("named", {"model": {"path": "m", "gradient_checkpointing": True}}),
     ("named", {"rollout": {"engine": {"max_num_seqs": 8}}}),
     ("refused", {"run": {"seed": 2}}),
+    ("refused", {"model": {"path": "m", "chat_template": "own.jinja"}}),
     ("refused", {"rollout": {"samples_per_task": 4}}),
     ("refused", {"learner": {"optimiser": {"lr": 1.0}}}),
+    ("refused", {"learner": {"optimiser": {"state_dtype": "bfloat16"}}}),
+    ("refused", {"learner": {"mini_batches": 2}}),
+    ("refused", {**PPO, "critic": {"value_clip": 1.0}}),
     ("refused", {"algorithm": {"adaptive": {}}}),
     ("refused", {"reward": {"rules": {"negative_max": 1.0}}}),
 ]
@@ -31,7 +44,7 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("kind", "other"), KINDS)
 def test_a_change_is_free_named_or_refused(kind: str, other: dict[str, Any]) -> None:
-    old, new = config(), config(**other)
+    old, new = config(**(PPO if "critic" in other else {})), config(**other)
     changes = compare(old.model_dump(mode="json"), new)
     assert bool(changes.refused) == (kind == "refused")
     assert bool(changes.named) == (kind == "named")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from policy.export import halve
 from policy.info import read_info
@@ -39,6 +39,23 @@ def test_an_export_is_a_checkpoint_like_the_first(architecture, tmp_path):
     assert names[0] == names[1]
     generation = [json.loads((tmp_path / f / "generation_config.json").read_text()) for f in ("start", "export")]
     assert generation[0]["eos_token_id"] == generation[1]["eos_token_id"]
+
+
+def test_an_export_asks_as_the_run_did(tmp_path):
+    """With the chat template that the run used, where that is not the checkpoint's."""
+    start = build_tiny(tmp_path / "start")
+    template = (start / "chat_template.jinja").read_text().replace("You are a helpful assistant.", "Point.")
+    (tmp_path / "own.jinja").write_text(template)
+    (start / "chat_template.json").write_text(json.dumps({"chat_template": "the checkpoint's, in an older form"}))
+    learner = learner_of(str(start), chat_template=str(tmp_path / "own.jinja"))
+    (tmp_path / "own.jinja").write_text("changed since the run began")
+    learner.export(str(tmp_path / "export"))
+    said = [{"role": "user", "content": "What?"}]
+    for reader in (AutoTokenizer, AutoProcessor):
+        asked = reader.from_pretrained(tmp_path / "export").apply_chat_template(said, tokenize=False)
+        assert asked.startswith("<|im_start|>system\nPoint.<|im_end|>\n")
+    names = {path.name for path in (tmp_path / "export").iterdir()}
+    assert names == {path.name for path in start.iterdir()} - {"chat_template.json"}
 
 
 def test_an_export_of_adapters_is_merged(tiny, data, tmp_path):
