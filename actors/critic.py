@@ -39,6 +39,10 @@ class CriticActor(RankActor):
         batch.check(lesson, batch.CRITIC, f"critic rank {self._rank}")
         return self._learner.update(lesson, images)
 
-    def save(self, folder: str, extra: dict[str, Any]) -> None:
-        """Writes a checkpoint; complete on disk when it returns."""
-        self._learner.save(folder, extra)
+    def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
+        """Starts to write a checkpoint of the state as it is now; returns why the one before could not be written."""
+        return self._learner.begin_save(folder, extra)
+
+    def finish_save(self) -> str | None:
+        """Waits for the checkpoint that is being written; returns why it could not be."""
+        return self._learner.finish_save()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.folder import RunFolder, critic_of, prune
+from orchestrator.folder import RunFolder, critic_of, is_whole, prune
 from policy.checkpoint import CheckpointError, is_complete, verify
 from schemas.config import Checkpoint, Run
 
@@ -74,7 +74,7 @@ class Checkpoints:
     def finish_last(self) -> None:
         """As `finish`, but a last checkpoint that could not be written is an error, whatever checkpoint.on_error is."""
         self.finish()
-        if self._last is None or not is_complete(self._folder.checkpoint(self._last)):
+        if self._last is None or not is_whole(self._folder.checkpoint(self._last)):
             raise CheckpointError(
                 f"the last checkpoint was not written to {self._folder.checkpoints}; see the lines above"
             )
@@ -84,8 +84,8 @@ class Checkpoints:
         step, self._writing = self._writing, None
         if step is None:
             return
-        if failure is None and not is_complete(self._folder.checkpoint(step)):
-            failure = f"{self._folder.checkpoint(step)} was lost with a learner rank that was replaced while it wrote"
+        if failure is None and not is_whole(self._folder.checkpoint(step)):
+            failure = f"{self._folder.checkpoint(step)} was lost with a rank that was replaced while it wrote"
         if failure is None and self._prunes:
             prune(self._folder, self._options.keep, self._best if self._options.keep_best else None)
         elif failure is not None and self._options.on_error == "stop":
@@ -102,6 +102,9 @@ def continue_from(folder: RunFolder, run: Run, say: Callable[[str], None]) -> in
     or when there are checkpoints and all are damaged: a run never silently starts again.
     """
     steps = folder.steps()
+    for path in sorted(folder.checkpoints.glob("step-*")):
+        if not path.suffix and is_complete(path) and not is_whole(path):
+            say(f"INCOMPLETE   {path}: the critic's part was not written to its end; passed over")
     if run.resume_step is not None:
         if run.resume_step not in steps:
             raise CheckpointError(
@@ -139,4 +142,6 @@ def _renamed(folder: RunFolder, step: int, suffix: str) -> str:
     names = (path.with_name(f"{path.name}.{suffix}{n or ''}") for n in range(1000))
     free = next(name for name in names if not name.exists())
     path.rename(free)
+    if critic_of(path).is_dir():
+        critic_of(path).rename(critic_of(free))
     return free.name

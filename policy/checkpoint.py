@@ -185,17 +185,14 @@ def is_complete(folder: str | Path) -> bool:
 def verify(folder: str | Path) -> None:
     """Reads every file of a checkpoint again. Raises CheckpointError naming what is missing, cut or changed."""
     folder = Path(folder)
-    content = _read(folder)
-    if not is_sealed(content):
-        raise CheckpointError(f"{folder}: damaged: {COMPLETE} has other content than was written")
-    expected = {name: Digest(**saved) for name, saved in content["files"].items()}
+    expected = {name: Digest(**saved) for name, saved in _read(folder)["files"].items()}
     wrong = damage(folder, expected)
     if wrong:
         raise CheckpointError(f"{folder}: damaged: {'; '.join(wrong)}")
 
 
 def read_extra(folder: str | Path) -> dict[str, Any]:
-    """The extra state that was saved with a checkpoint. Raises CheckpointError if it is not complete."""
+    """The extra state that was saved with a checkpoint. Raises CheckpointError if it is not complete or damaged."""
     return _read(Path(folder))["extra"]
 
 
@@ -204,9 +201,12 @@ def _read(folder: Path) -> dict[str, Any]:
         state = "was not written to its end" if folder.is_dir() else "does not exist"
         raise CheckpointError(f"{folder}: no checkpoint ({COMPLETE} is missing: the folder {state}); choose another")
     try:
-        return json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+        content = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{folder}: damaged: {COMPLETE} is not JSON ({error})") from None
+    if not is_sealed(content):
+        raise CheckpointError(f"{folder}: damaged: {COMPLETE} has other content than was written")
+    return content
 
 
 def _random_state() -> dict[str, Any]:

@@ -14,29 +14,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from policy import checkpoint
 from policy.collate import Collator, ModelInputs, PixelCache
 from policy.forward import Backbone
 from policy.info import read_info, read_tokenizer
 from policy.model import LoadedPolicy, base_model, load
 from policy.scorer import Floats, TokenReader
-from policy.sharding import (
-    compile_blocks,
-    default_device,
-    place,
-    rank,
-    refuse_bfloat16_alone,
-    sum_over_ranks,
-    world_size,
-)
-from policy.steps import Steps
+from policy.sharding import default_device, rank, refuse_bfloat16_alone, sum_over_ranks, world_size
+from policy.trained import Trained
 from policy.value_batch import VALUE_SUMS, CriticReport, ValueBatch, ValueStep, summarise
 from schemas.config import Critic, Model
 
@@ -75,7 +65,7 @@ def token_values(critic: ValueModule, inputs: ModelInputs) -> Tensor:
         return critic(inputs)
 
 
-class CriticLearner:
+class CriticLearner(Trained):
     """The critic with its optimiser. In a process group it is sharded over all of its ranks."""
 
     def __init__(
@@ -103,24 +93,19 @@ class CriticLearner:
         loaded = load(model, device=self._device, sharded=dist.is_initialized(), seed=seed)
         self._collator = Collator(loaded.image_token_id, loaded.image_stats, critic.layout)
         self.network = ValueModule(loaded)
-        if critic.compile:
-            compile_blocks(self.network)
-        place(self.network, model, critic.sharding, self._device, seed, exact=[self.network.head])
-        self._steps = Steps(
+        super().__init__(
             self.network,
-            critic.optimiser,
+            model,
+            critic,
             total_steps=total_steps,
-            max_nonfinite_steps=critic.max_nonfinite_steps,
+            seed=seed,
+            device=self._device,
             section="critic",
+            exact=[self.network.head],
         )
         self._reader = TokenReader(
             lambda inputs: token_values(self.network, inputs), self._collator, critic.micro_batches, self._device
         )
-
-    @property
-    def optimiser(self) -> torch.optim.Optimizer:
-        """The optimiser of the critic."""
-        return self._steps.optimiser
 
     def values(self, table: pa.Table, images: Sequence[pa.Table]) -> list[Floats]:
         """V_t of each sampled id, one array per row aligned with `token_ids`, 0 where the mask is 0.
@@ -169,15 +154,6 @@ class CriticLearner:
         total = sum_over_ranks(VALUE_SUMS, sums)
         norm = self._steps.clip()
         return ValueStep(total, norm, self._steps.take(total["loss"], norm))
-
-    def save(self, folder: str, extra: dict[str, Any]) -> None:
-        """Writes a checkpoint; complete on disk when it returns on every rank. See policy.checkpoint."""
-        checkpoint.save(folder, self.network, self.optimiser, self._steps.counters(), extra)
-
-    def load(self, folder: str) -> dict[str, Any]:
-        """Continues from a checkpoint, written at any number of ranks; returns its extra state."""
-        self._steps.restore(checkpoint.load(folder, self.network, self.optimiser))
-        return checkpoint.read_extra(folder)
 
 
 def refuse_backbone(model: Model, critic: Critic) -> None:

@@ -11,13 +11,11 @@ the whole optimiser step, and is multiplied by the number of ranks because FSDP 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 import torch
 import torch.distributed as dist
 
-from policy import checkpoint
 from policy.collate import Collator, PixelCache
 from policy.exact_kl import ExactReference
 from policy.export import export
@@ -27,24 +25,16 @@ from policy.model import load
 from policy.objective import SUMS, Objective
 from policy.report import Limits, StepReport, UpdateReport, reduce_step, summarise
 from policy.scorer import Floats, Scorer
-from policy.sharding import (
-    Array,
-    compile_blocks,
-    default_device,
-    local_shards,
-    place,
-    rank,
-    refuse_bfloat16_alone,
-    world_size,
-)
-from policy.steps import NonFiniteError, Steps
+from policy.sharding import Array, default_device, local_shards, rank, refuse_bfloat16_alone, world_size
+from policy.steps import NonFiniteError
+from policy.trained import Trained
 from policy.training_batch import Plan, TrainingBatch, scatter
 from schemas.config import Algorithm, Learner, Model
 
 __all__ = ["NonFiniteError", "PolicyLearner", "UpdateReport"]
 
 
-class PolicyLearner:
+class PolicyLearner(Trained):
     """The trained policy with its optimiser. In a process group it is sharded over all of its ranks."""
 
     def __init__(
@@ -75,15 +65,8 @@ class PolicyLearner:
         loaded = load(model, device=self._device, sharded=dist.is_initialized(), seed=seed)
         self._collator = Collator(loaded.image_token_id, loaded.image_stats, learner.layout)
         self.policy = PolicyModule(loaded, temperature)
-        if learner.compile:
-            compile_blocks(self.policy)
-        place(self.policy, model, learner.sharding, self._device, seed)
-        self._steps = Steps(
-            self.policy,
-            learner.optimiser,
-            total_steps=total_steps,
-            max_nonfinite_steps=learner.max_nonfinite_steps,
-            section="learner",
+        super().__init__(
+            self.policy, model, learner, total_steps=total_steps, seed=seed, device=self._device, section="learner"
         )
         self._scorer = Scorer(self.policy, self._collator, learner.micro_batches, self._device)
         self._objective = Objective(algorithm)
@@ -91,17 +74,6 @@ class PolicyLearner:
             ExactReference(model, learner.sharding, self._device) if self._objective.needs_distributions else None
         )
         self._limits = Limits(learner.max_kl, learner.max_ratio)
-        self._saver = checkpoint.Saver()
-
-    @property
-    def optimiser(self) -> torch.optim.Optimizer:
-        """The optimiser of the policy."""
-        return self._steps.optimiser
-
-    @property
-    def steps_taken(self) -> int:
-        """Optimiser steps so far, skipped ones too."""
-        return self._steps.taken
 
     @staticmethod
     def frozen(model: Model, learner: Learner, *, temperature: float, device: str | None = None) -> Scorer:
@@ -177,33 +149,6 @@ class PolicyLearner:
     def local_shards(self) -> dict[str, Array]:
         """This rank's rows of every weight, for sharding.join_shards."""
         return local_shards(self.policy)
-
-    def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
-        """Starts to write a checkpoint of the state as it is now, once the one before is done; see checkpoint.Saver.
-
-        Returns why the one before could not be written; None when it was, or when there was none.
-        """
-        failure = self.finish_save()
-        self._saver.begin(folder, self.policy, self.optimiser, self._steps.counters(), extra)
-        return failure
-
-    def finish_save(self) -> str | None:
-        """Waits for the checkpoint that is being written; returns why it could not be, None when it was."""
-        try:
-            self._saver.finish()
-        except checkpoint.CheckpointError as error:
-            return str(error)
-        return None
-
-    def save(self, folder: str, extra: dict[str, Any]) -> None:
-        """Writes a checkpoint; complete on disk when it returns on every rank. Raises CheckpointError if it cannot."""
-        self._saver.begin(folder, self.policy, self.optimiser, self._steps.counters(), extra)
-        self._saver.finish()
-
-    def load(self, folder: str) -> dict[str, Any]:
-        """Continues from a checkpoint, written at any number of ranks; returns its extra state."""
-        self._steps.restore(checkpoint.load(folder, self.policy, self.optimiser))
-        return checkpoint.read_extra(folder)
 
     def export(self, folder: str) -> None:
         """Writes the model as a Hugging Face checkpoint, adapters merged. Every rank calls it, rank 0 writes."""

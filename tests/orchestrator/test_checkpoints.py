@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 from orchestrator.checkpoints import Checkpoints, continue_from
-from orchestrator.folder import RunFolder
-from policy.checkpoint import CheckpointError, save
+from orchestrator.cluster import Cluster
+from orchestrator.critic import CriticRole, NoCritic
+from orchestrator.folder import RunFolder, critic_of
+from policy.checkpoint import CheckpointError, read_extra, save
 from schemas.config import Checkpoint, Run
 
 ROOT = Path(__file__).parents[2]
@@ -39,16 +42,33 @@ class Learner:
         return self.failure if pending is not None else None
 
 
+class Critic(Learner):
+    """As the critic's role: it writes beside the policy's folder."""
+
+    def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
+        return super().begin_save(str(critic_of(folder)), extra)
+
+    def pair(self) -> dict[str, str]:
+        return CriticRole.pair(self)  # type: ignore[arg-type]
+
+
+class Both(Cluster):
+    """Nothing but what saves."""
+
+    def __init__(self, learner: Any, critic: Any) -> None:
+        self.learner, self.critic = learner, critic
+
+
 class Bench:
     """A run folder with its checkpoints, and what was said."""
 
-    def __init__(self, root: Path, **options: Any) -> None:
+    def __init__(self, root: Path, critic: Critic | NoCritic | None = None, **options: Any) -> None:
         self.folder = RunFolder(root)
         self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
         self.learner = Learner()
         self.said: list[str] = []
         self.checkpoints = Checkpoints(
-            self.learner,
+            Both(self.learner, critic or NoCritic()),
             self.folder,
             Checkpoint(**options),
             settings="s",
@@ -103,7 +123,7 @@ def test_one_that_was_lost_with_a_rank_is_an_error(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     bench.checkpoints.save(1, {})
     bench.learner.pending = None
-    with pytest.raises(CheckpointError, match="was lost with a learner rank"):
+    with pytest.raises(CheckpointError, match="was lost with a rank"):
         bench.checkpoints.finish()
 
 
@@ -137,6 +157,68 @@ def test_a_step_that_was_asked_for_is_there_or_it_is_an_error(tmp_path: Path) ->
     assert bench.chosen(resume_step=2) == 2
     assert bench.folder.steps() == [1, 2]
     assert (bench.folder.checkpoints / "step-000003.aside").is_dir()
+
+
+@pytest.mark.parametrize("failing", ["policy", "critic"])
+@pytest.mark.parametrize("on_error", ["stop", "continue"])
+def test_a_checkpoint_of_two_parts_is_one_with_both(tmp_path: Path, failing: str, on_error: str) -> None:
+    critic = Critic()
+    bench = Bench(tmp_path, critic, keep=1, on_error=on_error)
+    for step in (1, 2):
+        bench.checkpoints.save(step, {"step": step})
+    assert bench.folder.steps() == [1]
+    bench.checkpoints.finish()
+    parts = [bench.folder.checkpoint(2), critic_of(bench.folder.checkpoint(2))]
+    assert sorted(bench.folder.checkpoints.iterdir()) == parts
+    first, second = (read_extra(part) for part in parts)
+    assert first == second, "of one moment"
+    {"policy": bench.learner, "critic": critic}[failing].failure = "disk is full"
+    bench.checkpoints.save(3, {})
+    if on_error == "stop":
+        with pytest.raises(CheckpointError, match=r"disk is full\. checkpoint\.on_error=continue goes on without"):
+            bench.checkpoints.finish_last()
+        assert bench.folder.steps() == [2]
+        return
+    bench.checkpoints.save(4, {})
+    assert bench.said == ["NO CHECKPOINT of step 3: disk is full. The run goes on (checkpoint.on_error=continue)"]
+    assert bench.folder.steps() == [2]
+    bench.learner.failure = critic.failure = None
+    bench.checkpoints.finish_last()
+    assert {path.name for path in bench.folder.checkpoints.iterdir()} == {"step-000004", "step-000004.critic"}
+
+
+def test_a_part_of_another_moment_does_not_make_it_whole(tmp_path: Path) -> None:
+    """The critic's part of an attempt that was killed, the policy's of the next."""
+    bench = Bench(tmp_path, Critic(), keep=9)
+    for step in (1, 2):
+        bench.checkpoints.save(step, {"step": step})
+    bench.checkpoints.finish()
+    path = bench.folder.checkpoint(2)
+    save(path, bench.learner.network, bench.learner.optimiser, {}, read_extra(path) | CriticRole.pair(None))  # type: ignore[arg-type]
+    assert bench.chosen() == 1
+    assert bench.said == [f"INCOMPLETE   {path}: the critic's part was not written to its end; passed over"]
+    shutil.rmtree(critic_of(path))
+    assert bench.folder.steps() == [1]
+
+
+def test_both_parts_are_set_aside(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, Critic(), keep=9)
+    for step in (1, 2, 3):
+        bench.checkpoints.save(step, {})
+    bench.checkpoints.finish()
+    file = critic_of(bench.folder.checkpoint(3)) / "state" / "__0_0.distcp"
+    file.write_bytes(file.read_bytes()[:-7])
+    assert bench.chosen() == 2
+    assert "step-000003.critic: damaged" in bench.said[0]
+    assert bench.chosen(resume_step=1) == 1
+    assert sorted(path.name for path in bench.folder.checkpoints.iterdir()) == [
+        "step-000001",
+        "step-000001.critic",
+        "step-000002.aside",
+        "step-000002.aside.critic",
+        "step-000003.damaged",
+        "step-000003.damaged.critic",
+    ]
 
 
 @pytest.mark.slow
