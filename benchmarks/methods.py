@@ -99,7 +99,7 @@ def run(method: Method, seed: int, steps: int, limit: int | None, folder: Path) 
         "seed": seed,
         "command": given[1:],
         "cpu_minutes": spent / 60,
-        "curve": {key: [round(record[key], 5) for record in records] for key in keys},
+        "curve": {key: [_rounded(record.get(key)) for record in records] for key in keys},
         "test": played,
         "versions": versions(),
     }
