@@ -1,6 +1,7 @@
 """The driver's side of checkpoints: which one to continue from, writing them behind the training, which ones to keep.
 
 save -> the learner copies its state -> training goes on -> (written) -> the next save, or finish -> older ones go
+                                                                           '-> to checkpoint.mirror, behind as well
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.folder import RunFolder, critic_of, is_whole, prune
+from orchestrator.mirror import Mirror, NoMirror
 from policy.checkpoint import CheckpointError, is_complete, verify
 from schemas.config import Checkpoint, Run
 
@@ -38,11 +40,12 @@ class Checkpoints:
         settings: str,
         say: Callable[[str], None],
         last: int | None,
+        mirror: Mirror | NoMirror,
         prunes: bool = True,
     ) -> None:
         """`settings` is the configuration's digest; `last` the step whose checkpoint the run continues from.
 
-        Of several processes that save together one `prunes`.
+        Of several processes that save together one `prunes`, and copies to `mirror`.
         """
         self._learner = learner
         self._folder = folder
@@ -50,9 +53,12 @@ class Checkpoints:
         self._settings = settings
         self._say = say
         self._last = last  # step of the newest checkpoint, complete or being written
+        self._mirror = mirror
         self._prunes = prunes
         self._best: int | None = None
         self._writing: int | None = None
+        self._copying: int | None = None
+        self._copied = True  # the newest one that was written
 
     def save(self, step: int, state: dict[str, Any], best: int | None = None) -> None:
         """Starts to write the checkpoint of `step`, unless that is done already; that of step `best` will be kept.
@@ -67,9 +73,10 @@ class Checkpoints:
         self._best = best
 
     def finish(self) -> None:
-        """Returns when nothing is being written any more. Raises CheckpointError as `save` does."""
+        """Returns when nothing is being written or copied any more. Raises CheckpointError as `save` does."""
         if self._writing is not None:
             self._settle(self._learner.finish_save())
+        self._finish_copy()
 
     def finish_last(self) -> None:
         """As `finish`, but a last checkpoint that could not be written is an error, whatever checkpoint.on_error is."""
@@ -78,6 +85,8 @@ class Checkpoints:
             raise CheckpointError(
                 f"the last checkpoint was not written to {self._folder.checkpoints}; see the lines above"
             )
+        if not self._copied:
+            raise CheckpointError("the last checkpoint was not copied to checkpoint.mirror; see the lines above")
 
     def _settle(self, failure: str | None) -> None:
         """What became of the checkpoint that was being written."""
@@ -87,12 +96,27 @@ class Checkpoints:
         if failure is None and not is_whole(self._folder.checkpoint(step)):
             failure = f"{self._folder.checkpoint(step)} was lost with a rank that was replaced while it wrote"
         if failure is None and self._prunes:
-            prune(self._folder, self._options.keep, self._best if self._options.keep_best else None)
+            best = self._best if self._options.keep_best else None
+            self._finish_copy()  # what is on its way must not go
+            self._mirror.begin(self._folder.checkpoint(step), step, best)
+            self._copying = step
+            prune(self._folder, self._options.keep, best)
         elif failure is not None and self._options.on_error == "stop":
             raise CheckpointError(f"{failure}. checkpoint.on_error=continue goes on without")
         elif failure is not None:
             self._last = None
             self._say(f"NO CHECKPOINT of step {step}: {failure}. The run goes on (checkpoint.on_error=continue)")
+
+    def _finish_copy(self) -> None:
+        step, self._copying = self._copying, None
+        if step is None:
+            return
+        failure = self._mirror.finish()
+        self._copied = failure is None
+        if failure is not None and self._options.on_error == "stop":
+            raise CheckpointError(f"step {step}: {failure}. checkpoint.on_error=continue goes on without")
+        if failure is not None:
+            self._say(f"NOT COPIED   step {step}: {failure}. The run goes on (checkpoint.on_error=continue)")
 
 
 def continue_from(folder: RunFolder, run: Run, say: Callable[[str], None]) -> int | None:

@@ -18,6 +18,7 @@ from orchestrator.data import Split, prompt_counter, read_dataset
 from orchestrator.job import refuse_lost
 from orchestrator.memory import memory_plan, memory_table, refuse_memory
 from orchestrator.method_check import refuse_ineffective
+from orchestrator.mirror import mirror_of
 from orchestrator.model_check import check_model
 from orchestrator.placement import COUNT_FIELD, REMEDY, Node, nodes_of, plan_table, role_plans, unplaced
 from orchestrator.problems import Problem
@@ -61,7 +62,7 @@ def check(config: TrainConfig | SftConfig, *, every_row: bool = False, starts_he
     notes: list[str] = []
     plan = [plan_table(role_plans(config))]
     unchecked: list[str] = []
-    problems += check_paths(config) + check_method(config)
+    problems += check_paths(config) + check_method(config) + check_mirror(config)
     facts = check_model(config.model, problems)
     if facts is not None:
         notes.append(f"model        {facts.info.family.name}, {facts.parameters / 1e6:,.1f} M parameters")
@@ -113,6 +114,15 @@ def check_attention(model: Model) -> list[Problem]:
         refuse_attention(model)
     except ValueError as error:
         return [Problem("model.attention", model.attention, str(error).partition(": ")[2])]
+    return []
+
+
+def check_mirror(config: TrainConfig | SftConfig) -> list[Problem]:
+    """Whether what checkpoint.mirror needs is installed; asks nothing of the other side."""
+    try:
+        mirror_of(config.run, config.checkpoint)
+    except ConfigError as error:
+        return [Problem("checkpoint.mirror", config.checkpoint.mirror, str(error).partition(": ")[2])]
     return []
 
 

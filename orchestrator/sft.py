@@ -25,6 +25,7 @@ from orchestrator.folder import RunFolder, open_run
 from orchestrator.job import refuse_unshared
 from orchestrator.lock import locked
 from orchestrator.metrics import MetricsLog, learner_numbers
+from orchestrator.mirror import bring_back, mirror_of
 from orchestrator.preflight import check
 from orchestrator.report import plot_curves
 from orchestrator.settings import digest
@@ -50,6 +51,7 @@ def run_sft(config: SftConfig) -> RunFolder:
     tasks = read_split(config, "train")
     with locked(RunFolder(Path(config.run.folder) / config.run.name).root):
         folder = open_run(config.run, config)
+        bring_back(folder, config.run, config.checkpoint, print)
         found = continue_from(folder, config.run, print)
         steps = -(-config.trainer.samples // config.trainer.batch_rows)
         print(f"run folder   {folder.root}" + ("" if found is None else f" (continuing from step {found} of {steps})"))
@@ -140,6 +142,7 @@ def _worker(given: dict[str, Any]) -> None:
         settings=digest(config),
         say=print,
         last=found[-1] if found else None,
+        mirror=mirror_of(config.run, config.checkpoint),
         prunes=rank == 0,
     )
     done = saved.get("step", 0)

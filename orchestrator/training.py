@@ -20,6 +20,7 @@ from orchestrator.job import refuse_unshared
 from orchestrator.lock import locked
 from orchestrator.loop import train
 from orchestrator.metrics import MetricsLog, screen
+from orchestrator.mirror import bring_back
 from orchestrator.placement import refuse_cluster, role_plans
 from orchestrator.preflight import check
 from orchestrator.progress import Position, Progress, total_steps
@@ -55,6 +56,7 @@ def run_training(config: TrainConfig) -> Outcome:
     refuse_critic(config, steps)
     with locked(RunFolder(Path(config.run.folder) / config.run.name).root):
         folder = open_run(config.run, config)
+        bring_back(folder, config.run, config.checkpoint, print)
         found = continue_from(folder, config.run, print)
         print(f"run folder   {folder.root}" + ("" if found is None else f" (continuing from step {found} of {steps})"))
         print(f"data         {len(tasks)} training tasks, {len(validation)} validation tasks")

@@ -11,6 +11,7 @@ from orchestrator.cluster import Cluster
 from orchestrator.evaluate import Evaluation, evaluate, write_samples
 from orchestrator.folder import RunFolder
 from orchestrator.metrics import MetricsLog, Screen
+from orchestrator.mirror import mirror_of
 from orchestrator.progress import Progress
 from orchestrator.report import plot_curves
 from orchestrator.settings import digest
@@ -45,6 +46,7 @@ class Watch:
             settings=digest(config),
             say=screen.say,
             last=last_saved,
+            mirror=mirror_of(config.run, config.checkpoint),
         )
         self.first: Evaluation | None = None
         self.last: Evaluation | None = None

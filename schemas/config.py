@@ -8,6 +8,7 @@ One default lives in one place, here. Numbers that follow from others are proper
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -382,6 +383,15 @@ class Checkpoint(Record):
     keep: PositiveInt = 2
     keep_best: bool = True
     on_error: Literal["stop", "continue"] = "stop"  # when one cannot be written (full disk); the last one must be
+    # A URL that fsspec knows (s3://bucket/runs, file:///mnt/runs): complete checkpoints are copied there, and brought
+    # back from there when the run folder has none as new. None: they are in the run folder alone.
+    mirror: str | None = None
+
+    @model_validator(mode="after")
+    def _url(self) -> Checkpoint:
+        if self.mirror is not None and not re.match(r"[a-z][a-z0-9+.-]*://.", self.mirror):
+            raise ValueError(f"mirror={self.mirror!r}: give an fsspec URL such as s3://bucket/runs or file:///mnt/runs")
+        return self
 
 
 class Resources(Record):

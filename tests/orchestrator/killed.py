@@ -19,6 +19,7 @@ import torch
 
 from orchestrator.checkpoints import Checkpoints, continue_from
 from orchestrator.folder import RunFolder
+from orchestrator.mirror import NoMirror
 from policy.checkpoint import CheckpointError, Saver, load, read_extra
 from policy.files import restore_folders
 from schemas.config import Checkpoint, Run
@@ -63,7 +64,7 @@ def begin(folder: RunFolder) -> tuple[Trainer, int | None]:
 def write(folder: RunFolder, told: int) -> None:
     """Trains until killed; tells every step whose checkpoint is about to be written."""
     trainer, found = begin(folder)
-    saved = Checkpoints(trainer, folder, Checkpoint(keep=1), settings="", say=print, last=None)
+    saved = Checkpoints(trainer, folder, Checkpoint(keep=1), settings="", say=print, last=None, mirror=NoMirror())
     step = found or 0
     while True:
         saved.save(step, {"step": step})  # the first time over the checkpoint that it continues from

@@ -15,6 +15,7 @@ from orchestrator.checkpoints import Checkpoints, continue_from
 from orchestrator.cluster import Cluster
 from orchestrator.critic import CriticRole, NoCritic
 from orchestrator.folder import RunFolder, critic_of
+from orchestrator.mirror import NoMirror
 from policy.checkpoint import CheckpointError, read_extra, save
 from schemas.config import Checkpoint, Run
 
@@ -74,6 +75,7 @@ class Bench:
             settings="s",
             say=self.said.append,
             last=None,
+            mirror=NoMirror(),
         )
 
     def chosen(self, **run: Any) -> int | None:

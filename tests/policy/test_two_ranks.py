@@ -266,14 +266,26 @@ def test_a_resumed_run_is_bit_identical(first):
 
 
 def test_two_ranks_one_and_two_again(first):
-    """The same run, its second update in one process: equal up to the order of additions."""
+    """The same run, its second update in one process. Dealt out anew, weights and moments are the same bits; gradients
+    are added up in another order, which float32 rounds to about 1e-6 of the largest entry, and so are the reports.
+
+    How far weights then part is up to AdamW, which divides by the size of each gradient, rounding and all: with this
+    optimiser's large eps by 1e-7, and when tried with the usual one, 1e-8, at a rate of 1e-3, by 4e-7.
+    """
     assert first["alone_extra"] == {"step": 1}
     assert first["resumed_one_extra"] == {"step": 2}
-    assert first["alone"] == pytest.approx(first["straight"][0], rel=1e-3, abs=1e-5)
-    for found, expected in zip(first["resumed_one"], first["straight"][1:], strict=True):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    for loaded, saved in (("alone_loaded", "saved"), ("resumed_one_loaded", "alone_saved")):
+        assert first[loaded].keys() == first[saved].keys()
+        assert any("exp_avg_sq" in name for name in first[saved])
+        assert all(torch.equal(first[loaded][name], value) for name, value in first[saved].items())
+    found = [first["alone"], *first["resumed_one"]]
+    for report, expected in zip(found, first["straight"], strict=True):
+        assert report == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    gradients = [first["alone_grads"], *first["resumed_one_grads"]]
+    for grads, expected in zip(gradients, first["straight_grads"], strict=True):
+        assert_same_gradients(grads, expected, 5e-6)
     for name, weight in first["straight_weights"].items():
-        torch.testing.assert_close(first["resumed_one_weights"][name], weight, atol=2e-4, rtol=0, msg=name)
+        torch.testing.assert_close(first["resumed_one_weights"][name], weight, atol=1e-6, rtol=0, msg=name)
 
 
 def test_a_critic_is_the_same_on_two_ranks(folder, ranks):

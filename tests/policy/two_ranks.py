@@ -260,13 +260,24 @@ def critic(folder: Path, rank: int, out: dict[str, Any]) -> None:
     out["critic_bfloat16"] = exact.values(table, [images])
 
 
+def state(learner: PolicyLearner) -> dict[str, torch.Tensor]:
+    """Every weight with its moments, whole."""
+    found = weights(learner)
+    for name, p in learner.policy.named_parameters():
+        found |= {f"{name}/{key}": whole(value).clone() for key, value in learner.optimiser.state.get(p, {}).items()}
+    return found
+
+
 def before_the_cut(folder: Path, rank: int, out: dict[str, Any]) -> None:
     """Four updates without interruption; a checkpoint after the first."""
     table, images = make_batch(str(folder))
     learner = learner_of(folder)
     learner.update(split(table, 2, 2), [images], KL)
     learner.save(str(folder.parent / "two"), {"step": 1})
-    out["straight"] = [learner.update(split(table, 2, 2), [images], KL).numbers() for _ in range(3)]
+    out["saved"] = state(learner)
+    steps = [recorded(learner, split(table, 2, 2), images) for _ in range(3)]
+    out["straight"] = [step["report"] for step in steps]
+    out["straight_grads"] = [step["grads"] for step in steps]
     out["straight_weights"] = weights(learner)
 
 
@@ -275,8 +286,11 @@ def alone(folder: Path, out: dict[str, Any]) -> None:
     table, images = make_batch(str(folder))
     learner = learner_of(folder)
     out["alone_extra"] = learner.load(str(folder.parent / "two"))
-    out["alone"] = learner.update(split(table, 1, 2), [images], KL).numbers()
+    out["alone_loaded"] = state(learner)
+    step = recorded(learner, split(table, 1, 2), images)
+    out["alone"], out["alone_grads"] = step["report"], step["grads"]
     learner.save(str(folder.parent / "one"), {"step": 2})
+    out["alone_saved"] = state(learner)
 
 
 def after_the_cut(folder: Path, rank: int, out: dict[str, Any]) -> None:
@@ -285,7 +299,10 @@ def after_the_cut(folder: Path, rank: int, out: dict[str, Any]) -> None:
     for name, updates in (("two", 3), ("one", 2)):
         learner = learner_of(folder)
         out[f"resumed_{name}_extra"] = learner.load(str(folder.parent / name))
-        out[f"resumed_{name}"] = [learner.update(split(table, 2, 2), [images], KL).numbers() for _ in range(updates)]
+        out[f"resumed_{name}_loaded"] = state(learner)
+        steps = [recorded(learner, split(table, 2, 2), images) for _ in range(updates)]
+        out[f"resumed_{name}"] = [step["report"] for step in steps]
+        out[f"resumed_{name}_grads"] = [step["grads"] for step in steps]
         out[f"resumed_{name}_weights"] = weights(learner)
 
 
