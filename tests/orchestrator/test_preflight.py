@@ -145,6 +145,12 @@ def test_a_method_whose_parts_do_not_work_together(found: Any) -> None:
     assert "algorithm.advantage='remax'" in only(found(algorithm={"advantage": "remax", "adaptive": {}}))
 
 
+def test_a_mirror_that_no_package_knows(found: Any, tmp_path: Path) -> None:
+    report = found(checkpoint={"mirror": "nope://bucket"})
+    assert only(report).startswith("checkpoint.mirror='nope://bucket': Protocol not known: nope; install what the URL")
+    assert found(checkpoint={"mirror": (tmp_path / "there").as_uri()}).problems == ()
+
+
 def test_gpus_that_are_not_there(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room.torch.cuda, "device_count", lambda: 1)
     report = found(resources={"gpus_per_engine": 1, "gpus_per_learner": 1, "gpu_memory_gib": 80})
