@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from schemas.config_file import load
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
 CONTROL = "configs/tiny_sft.yaml"
 KINDS = {"rl": "RL", "control": "more SFT", "transcripts": "SFT on these scenes"}
-CALIBRATION = 1600  # samples of the run that tells what a sample costs
+CALIBRATION = 6400  # samples of the run that tells what a sample costs
 
 
 def train(name: str, command: list[str]) -> dict[str, Any]:
@@ -42,25 +43,22 @@ def played(name: str, model: str) -> ByTask:
     return play_apart(model, RESULTS / f"test-{name}.json")
 
 
-def table(seeds: list[int]) -> str:
-    """The result as Markdown."""
+def table(runs: Sequence[str]) -> str:
+    """The result as Markdown: a row per model, gains over the start with their standard errors over tasks."""
     start = played("start", str(load(TrainConfig, QUICKSTART).config.model.path))
+    columns = [(setting, metric) for setting in SETTINGS for metric in ("reward", "object mIoU")]
+    before = [f"{np.mean(list(start[setting][metric].values())):.3f}" for setting, metric in columns]
     lines = [
-        "| setting | metric | start | " + " | ".join(f"{kind}, seed {s}" for kind in KINDS.values() for s in seeds)
+        "| model | " + " | ".join(f"{metric}, {setting}" for setting, metric in columns) + " |",
+        "|---|" + "---|" * len(columns),
+        f"| start | {' | '.join(before)} |",
     ]
-    lines[0] += " |"
-    lines.append("|---|---|---|" + "---|" * (len(KINDS) * len(seeds)))
-    for setting in SETTINGS:
-        for metric in ("reward", "object mIoU"):
-            before = start[setting][metric]
-            cells = []
-            for kind in KINDS:
-                for seed in seeds:
-                    end = played(f"{kind}-{seed}", str(ROOT / "runs" / f"learning-{kind}-{seed}" / "export"))
-                    mean, gain, error = compare(before, end[setting][metric])
-                    cells.append(f"{mean:.3f} ({gain:+.3f} ± {error:.3f})")
-            mean = float(np.mean(list(before.values())))
-            lines.append(f"| {setting} | {metric} | {mean:.3f} | " + " | ".join(cells) + " |")
+    for name in runs:
+        kind, seed = name.split("-")
+        end = played(name, str(ROOT / "runs" / f"learning-{name}" / "export"))
+        found = [compare(start[setting][metric], end[setting][metric]) for setting, metric in columns]
+        cells = [f"{mean:.3f} ({gain:+.3f} ± {error:.3f})" for mean, gain, error in found]
+        lines.append(f"| {KINDS[kind]}, seed {seed} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -87,7 +85,7 @@ def main() -> None:
             samples = int((spent - empty["cpu_minutes"]) / per_sample)
             options = [f"run.name=learning-{kind}-{seed}", f"run.seed={seed + 100}", f"trainer.samples={samples}"]
             train(f"{kind}-{seed}", [*sft, *options, *data])
-    result = table(given.seeds)
+    result = table([f"{kind}-{seed}" for kind in KINDS for seed in given.seeds])
     print(result)
     runs = [
         json.loads(f.read_text(encoding="utf-8")) for f in sorted(RESULTS.glob("*-?.json")) if "test-" not in f.name

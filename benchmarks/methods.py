@@ -76,9 +76,10 @@ METHODS = {
 
 def command(method: Method, seed: int, steps: int, folder: Path) -> list[str]:
     """The training run: the quickstart's schedule, warm-up in proportion, nothing validated on the way."""
+    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
     return [
-        *pointvg("train", "--config", str(QUICKSTART)),
-        *(f"run.name={method.name}-{seed}", f"run.folder={folder}", f"run.seed={seed}"),
+        *pointvg("train", "--config", str(QUICKSTART.relative_to(ROOT))),
+        *(f"run.name={method.name}-{seed}", f"run.folder={where}", f"run.seed={seed}"),
         *(f"trainer.max_steps={steps}", f"learner.optimiser.warmup_steps={max(1, steps // 10)}"),
         *("validation={every: 0, before: false, after: false}", "checkpoint.every=0"),
         *method.overrides,
