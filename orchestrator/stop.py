@@ -6,6 +6,9 @@
 
 What the driver waits in is marked by @interruptible, as what it measures is by @timed. At those places the learner and
 the place in the data belong together, so a checkpoint made there continues exactly.
+
+The handlers themselves raise KeyboardInterrupt, the one exception that ends a wait of Ray's (2.60): after any other one
+ray.wait goes on, and in the end hides it in a SystemError. It becomes Stopped or GraceOver where the wait was entered.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast
 
 AGAIN_S = 1.0  # a signal this soon after the first is not a second request
 P = ParamSpec("P")
@@ -50,16 +53,18 @@ class Stop:
     def __init__(self) -> None:
         self._asked: int | None = None
         self._waiting = False
+        self._reason: Stopped | None = None
         self._note: Callable[[], None] = lambda: None
 
     @contextmanager
     def heeded(self, grace_s: float, note: Callable[[], None] = lambda: None) -> Generator[None]:
         """Heeds signals inside; `note` is called when the first comes. Enter it after Ray is up: Ray sets its own."""
-        self._asked, self._waiting, self._note, self._grace_s = None, False, note, grace_s
+        self._asked, self._waiting, self._reason, self._note, self._grace_s = None, False, None, note, grace_s
         handlers = {signal.SIGTERM: self._ask, signal.SIGINT: self._ask, signal.SIGALRM: self._late}
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
-            yield
+            with self._explained():
+                yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in before.items():
@@ -74,28 +79,44 @@ class Stop:
     @contextmanager
     def waiting(self) -> Generator[None]:
         """Inside, a signal raises Stopped at once; one that came before raises it on entering."""
-        self._waiting = True
+        with self._explained():
+            self._waiting = True
+            try:
+                self.check()
+                yield
+            finally:
+                self._waiting = False
+
+    @contextmanager
+    def _explained(self) -> Generator[None]:
+        """The reason in place of the KeyboardInterrupt that a handler raised for it."""
         try:
-            self.check()
             yield
-        finally:
-            self._waiting = False
+        except KeyboardInterrupt:
+            if self._reason is None:
+                raise
+            raise self._reason from None
+
+    def _interrupt(self, reason: Stopped | None) -> NoReturn:
+        self._reason = reason
+        raise KeyboardInterrupt
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked is not None:
             if time.monotonic() - self._asked_at < AGAIN_S:
                 return  # the same request: `timeout` and terminals signal a process and then its group
-            raise KeyboardInterrupt  # asked twice: at once, and without a checkpoint
+            self._interrupt(None)  # asked twice: at once, and without a checkpoint
         self._asked, self._asked_at = number, time.monotonic()
         print(f"{signal.Signals(number).name}: saving, then ending, within {self._grace_s:.0f} s", flush=True)
         signal.setitimer(signal.ITIMER_REAL, self._grace_s)
         self._note()
         if self._waiting:
-            raise Stopped(number)
+            self._interrupt(Stopped(number))
 
     def _late(self, number: int, frame: FrameType | None) -> None:
         assert self._asked is not None
-        raise GraceOver(self._asked, f"no checkpoint within run.grace_s={self._grace_s:g}; the one before is the last")
+        late = f"no checkpoint within run.grace_s={self._grace_s:g}; the one before is the last"
+        self._interrupt(GraceOver(self._asked, late))
 
 
 STOP = Stop()

@@ -65,12 +65,36 @@ def test_a_generator_is_ended_while_it_is_waited_for_and_not_in_the_body_of_its_
     assert list(items()) == [0, 1, 2]  # a new run is not stopped
 
 
-def test_the_grace_period_ends_whatever_is_going_on() -> None:
+@interruptible
+def wait_as_ray_does(seconds: float) -> None:
+    """Knows KeyboardInterrupt alone, and raises one of its own."""
+    try:
+        time.sleep(seconds)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt from None
+    except BaseException:
+        time.sleep(seconds)
+        raise SystemError from None
+
+
+def test_a_wait_of_rays_is_ended_at_once_too() -> None:
     started = time.monotonic()
-    with STOP.heeded(0.3):
+    with STOP.heeded(30):
         after(0.1, signal.SIGTERM)
-        with pytest.raises(GraceOver, match=r"no checkpoint within run\.grace_s=0\.3"):
+        with pytest.raises(Stopped, match="stopped by SIGTERM"):
+            wait_as_ray_does(8)
+    assert time.monotonic() - started < 5
+
+
+def test_the_grace_period_ends_whatever_is_going_on() -> None:
+    def run() -> None:
+        with STOP.heeded(0.3):
+            after(0.1, signal.SIGTERM)
             time.sleep(20)
+
+    started = time.monotonic()
+    with pytest.raises(GraceOver, match=r"no checkpoint within run\.grace_s=0\.3"):
+        run()
     assert time.monotonic() - started < 5
 
 
