@@ -59,7 +59,9 @@ def connect(resources: Resources) -> None:
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)  # actors' own output is on the dashboard
+        # What actors print is on the dashboard. A variable that the job was submitted with may not be given again.
+        own = {name: value for name, value in PROXY_ENV.items() if name not in os.environ}
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": own})
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     for name, value in PROXY_ENV.items():  # for reward.port: what Serve's proxy answers, as problem details
@@ -71,7 +73,7 @@ def connect(resources: Resources) -> None:
         include_dashboard=False,
         logging_level=logging.ERROR,
         log_to_driver=False,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(resources.threads), "OMP_WAIT_POLICY": "PASSIVE"}},
+        runtime_env={"env_vars": PROXY_ENV | {"OMP_NUM_THREADS": str(resources.threads), "OMP_WAIT_POLICY": "PASSIVE"}},
     )
 
 
