@@ -7,7 +7,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help setup train test test-all lint format image clean
+.PHONY: help setup train test test-all test-faults lint format image clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ test-all: $(STAMP)  ## every test, the slow ones too
 	@$(BIN)/pyright
 	@$(BIN)/python -m pytest --ignore tests/services $(ARGS)
 	@$(BIN)/python -m pytest tests/services $(ARGS)
+
+test-faults: $(STAMP)  ## kill, stop and break every part of a real training run; prints the recovery times
+	@$(BIN)/python -m pytest -s tests/faults $(ARGS)
 
 lint: $(STAMP)  ## ruff and pyright
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

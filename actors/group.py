@@ -1,26 +1,46 @@
 """Placement and calls of a group of equal actors: the only place that creates actors of a role.
 
-ActorGroup.spawn(role, cls, count) -> one placement group, `count` actors
-group.call("method", ...)          -> every actor, bounded in time, fails on the first error
+    ActorGroup.spawn(role, cls, count) -> one placement group, `count` actors
+    group.call("method", ...)          -> every actor, bounded in time, fails on the first error
+    group.restart(ranks)               -> new actors in the places of those that died
+
+What is waited for is bounded three times: an actor that dies or raises ends the wait at once, one that gives no sign of
+life ends it after `silence_s`, and a live one that does not finish after the call's own limit.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors import health
+from schemas.config import Resources
 from schemas.placement import Place
+
+TICK_S = 1.0  # signs of life are looked at this often while waiting
+Fault = Literal["died", "silent", "late", "raised"]
 
 
 class GroupError(RuntimeError):
-    """A call on a group failed or ran out of time; the message says which role, rank, method and why."""
+    """A call on a group failed; the message says which role, ranks, call, how and after how long.
+
+    `ranks` failed in the way `fault` says: their processes died, gave no sign of life, did not finish in time, or
+    raised `cause`.
+    """
+
+    def __init__(self, role: str, ranks: Sequence[int], what: str, fault: Fault, detail: str) -> None:
+        names = ", ".join(map(str, ranks))
+        super().__init__(f"{role} rank(s) {names}: {what}: {fault}: {detail}")
+        self.role, self.ranks, self.what, self.detail = role, tuple(ranks), what, detail
+        self.fault: Fault = fault
+        self.cause: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +81,35 @@ def node_by_node(node_of: Mapping[int, str]) -> list[int]:
     return sorted(node_of, key=lambda bundle: (first[node_of[bundle]], bundle))
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds: to find room and start, for a call to finish, and without a sign of life while one is waited for.
+
+    >>> Limits(start_s=600, call_s=1800, silence_s=60).silence_s
+    60
+    """
+
+    start_s: float
+    call_s: float
+    silence_s: float
+
+    @classmethod
+    def of(cls, resources: Resources) -> Limits:
+        """As configured."""
+        return cls(resources.start_timeout_s, resources.call_timeout_s, resources.silence_timeout_s)
+
+
 class ActorGroup:
     """`count` actors of one class in one placement group."""
 
-    def __init__(self, role: str, actors: Sequence[Any], placement: PlacementGroup, timeout_s: float) -> None:
+    def __init__(self, role: str, start: Callable[[int], Any], placement: PlacementGroup, limits: Limits) -> None:
+        """`start(rank)` makes the actor of a rank in its place."""
         self.role = role
-        self.actors = tuple(actors)
+        self.limits = limits
+        self._start = start
         self._placement = placement
-        self._timeout_s = timeout_s
+        self._pulse = health.Pulse(limits.silence_s, lambda actor: actor.whoami.remote())
+        self._actors = [start(rank) for rank in range(placement.bundle_count)]
 
     @classmethod
     def spawn(
@@ -80,8 +121,7 @@ class ActorGroup:
         *,
         place: Place,
         arguments: Callable[[int], tuple[Any, ...]],
-        start_timeout_s: float,
-        call_timeout_s: float,
+        limits: Limits,
     ) -> ActorGroup:
         """Reserves room and starts the actors; `arguments(rank)` are their constructor's.
 
@@ -95,16 +135,16 @@ class ActorGroup:
             name=f"pointvg-{role}",
             bundle_label_selector=[place.selector] * count if place.selector else None,
         )
-        if not placement.wait(start_timeout_s):
+        if not placement.wait(limits.start_s):
             remove_placement_group(placement)
-            raise GroupError(
-                f"{role}: no room for {count} x {bundle} within {start_timeout_s:.0f} s; the cluster has "
-                f"{ray.cluster_resources()}, free {ray.available_resources()}. Lower resources.* or add nodes"
-            )
+            free = f"the cluster has {ray.cluster_resources()}, free {ray.available_resources()}"
+            detail = f"no room for {count} x {bundle} within {limits.start_s:.0f} s; {free}"
+            raise GroupError(role, range(count), "start", "late", f"{detail}. Lower resources.* or add nodes")
         bundles = node_by_node(placement_group_table(placement)["bundles_to_node_id"])
-        remote = ray.remote(actor_class)
-        actors = [
-            remote.options(
+        remote = ray.remote(concurrency_groups={health.GROUP: 1})(health.watched(actor_class))
+
+        def start(rank: int) -> Any:
+            return remote.options(
                 num_cpus=share.cpus,
                 num_gpus=share.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
@@ -112,43 +152,114 @@ class ActorGroup:
                 ),
                 runtime_env={"env_vars": share.environment()},
             ).remote(*arguments(rank))
-            for rank in range(count)
-        ]
-        return cls(role, actors, placement, call_timeout_s)
+
+        return cls(role, start, placement, limits)
+
+    @property
+    def actors(self) -> tuple[Any, ...]:
+        """The actors, in order of rank."""
+        return tuple(self._actors)
 
     def __len__(self) -> int:
-        return len(self.actors)
+        return len(self._actors)
 
-    def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> list[Any]:
-        """Calls `method` on every actor with the same arguments and waits for all answers, in order of rank."""
-        return self.gather(method, [getattr(a, method).remote(*arguments) for a in self.actors], timeout_s)
+    def call(self, method: str, *arguments: Any, what: str | None = None, timeout_s: float | None = None) -> list[Any]:
+        """Calls `method` on every actor with the same arguments and waits for all answers, in order of rank.
 
-    def meet(self, method: str, *arguments: Any, timeout_s: float) -> list[Any]:
-        """As `call`, with a host and a free port of rank 0 before the arguments."""
-        host, port = ray.get(self.actors[0].address.remote(), timeout=timeout_s)
-        return self.call(method, host, port, *arguments, timeout_s=timeout_s)
-
-    def gather(self, method: str, refs: Sequence[Any], timeout_s: float | None = None) -> list[Any]:
-        """Waits for one ref per actor. The first error ends the wait: the others may be stuck in a collective.
-
-        Raises GroupError naming role, rank and method.
+        `what` names the call in errors; by default the method does.
         """
-        limit = self._timeout_s if timeout_s is None else timeout_s
+        refs = {rank: getattr(actor, method).remote(*arguments) for rank, actor in enumerate(self._actors)}
+        return list(self.gather(what or method, refs, timeout_s).values())
+
+    def meet(self, method: str, *arguments: Any) -> list[Any]:
+        """As `call`, with a host and a free port of rank 0 before the arguments; bounded as a start is."""
+        limit = self.limits.start_s
+        host, port = self.gather("address", {0: self._actors[0].address.remote()}, limit)[0]
+        return self.call(method, host, port, *arguments, timeout_s=limit)
+
+    def gather(self, what: str, refs: Mapping[int, Any], timeout_s: float | None = None) -> dict[int, Any]:
+        """Waits for one reference of each of these ranks. The first failure ends the wait: the others may be stuck in
+        a collective with the one that failed.
+
+        Raises GroupError.
+        """
+        limit = self.limits.call_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit
-        pending = list(refs)
+        rank_of = {ref: rank for rank, ref in refs.items()}
+        pending, results = list(rank_of), dict[int, Any]()
         while pending:
-            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            left = deadline - time.monotonic()
+            done, pending = ray.wait(pending, num_returns=1, timeout=max(0.0, min(TICK_S, left)))
+            for ref in done:
+                try:
+                    results[rank_of[ref]] = self.check(what, rank_of[ref], ref)
+                except GroupError as error:
+                    raise self._root_of(error, {rank_of[ref]: ref for ref in pending}) from error.cause
+            waiting = [rank_of[ref] for ref in pending]
             if not done:
-                late = [list(refs).index(ref) for ref in pending]
-                raise GroupError(f"{self.role}: {method} gave no answer within {limit:.0f} s from rank(s) {late}")
-            try:
-                ray.get(done[0])
-            except RayError as error:
-                raise GroupError(f"{self.role} rank {list(refs).index(done[0])}: {method} failed: {error}") from error
-        return ray.get(list(refs))
+                self.look(what, waiting)
+                if left <= 0:
+                    raise GroupError(self.role, waiting, what, "late", f"no answer within {limit:.0f} s")
+        return {rank: results[rank] for rank in refs}
+
+    def _root_of(self, error: GroupError, others: Mapping[int, Any]) -> GroupError:
+        """The death of another rank, when that is what made this one raise: its peers lose their connections to it."""
+        if error.fault == "raised" and others:
+            for ref in ray.wait(list(others.values()), num_returns=1, timeout=TICK_S)[0]:
+                rank = next(rank for rank, other in others.items() if other == ref)
+                try:
+                    self.check(error.what, rank, ref)
+                except GroupError as other:
+                    return other if other.fault == "died" else error
+        return error
+
+    def check(self, what: str, rank: int, ref: Any) -> Any:
+        """What a finished reference holds; raises GroupError when it holds a failure."""
+        try:
+            return ray.get(ref, timeout=self.limits.call_s)
+        except RayError as error:
+            fault: Fault = "died"
+            detail = str(error).split("\n", 1)[0]
+            if isinstance(error, RayTaskError):
+                fault, detail = "raised", f"{type(error.cause).__name__}: {error.cause}"
+            elif isinstance(error, GetTimeoutError):
+                fault, detail = "late", f"its answer was not fetched within {self.limits.call_s:.0f} s"
+            failure = GroupError(self.role, [rank], what, fault, detail)
+            failure.cause = error
+            raise failure from error
+
+    def look(self, what: str, ranks: Iterable[int]) -> None:
+        """Raises GroupError when one of these ranks, which are waited for, has been silent for too long."""
+        found = self._pulse.silent([self._actors[rank] for rank in ranks])
+        if found:
+            silent = [self._actors.index(actor) for actor in found]
+            detail = f"no sign of life for {self.limits.silence_s:.0f} s (resources.silence_timeout_s)"
+            raise GroupError(self.role, silent, what, "silent", detail)
+
+    def restart(self, ranks: Iterable[int]) -> None:
+        """Kills these actors and starts new ones in their places, without waiting for constructors."""
+        ranks = list(ranks)
+        for rank in ranks:
+            self._end(rank)
+        for rank in ranks:
+            self._actors[rank] = self._start(rank)
+
+    def stacks(self, ranks: Iterable[int], timeout_s: float = 5.0) -> str:
+        """What the actors of these ranks are doing, for people."""
+        processes = self._pulse.answers
+        return "\n".join(
+            f"{self.role} rank {rank}\n{health.stacks_of(actor, processes.get(actor), timeout_s)}\n"
+            for rank, actor in enumerate(self._actors)
+            if rank in ranks
+        )
 
     def stop(self) -> None:
         """Kills the actors and gives the room back."""
-        for actor in self.actors:
-            ray.kill(actor, no_restart=True)
+        for rank in range(len(self._actors)):
+            self._end(rank)
         remove_placement_group(self._placement)
+
+    def _end(self, rank: int) -> None:
+        actor = self._actors[rank]
+        health.end(actor, self._pulse.answers.get(actor))
+        self._pulse.forget(actor)

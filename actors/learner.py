@@ -50,9 +50,9 @@ class LearnerActor(RankActor):
                 write_batch(kept, training, images)
             raise NonFiniteError(f"{error}. Its batch is in {kept}") from error
 
-    def local_shards(self) -> dict[str, np.ndarray]:
-        """This rank's rows of every parameter, for the engines to join."""
-        return self._learner.local_shards()
+    def local_shards(self) -> tuple[int, dict[str, np.ndarray]]:
+        """The optimiser steps taken, and this rank's rows of every parameter, for the engines to join."""
+        return self._learner.steps_taken, self._learner.local_shards()
 
     def connect_engines(self, host: str, port: int, engines: Sequence[Any]) -> None:
         """Opens the NCCL way to the rollout actors; every rank, once."""
@@ -60,7 +60,8 @@ class LearnerActor(RankActor):
 
         engine = self._config.rollout.engine
         source = PolicySource(self._learner.policy, getattr(torch, engine.dtype))
-        receivers = Engines(tuple(engines), engine.tensor_parallel_size)
+        limit = self._config.resources.call_timeout_s
+        receivers = Engines(tuple(engines), engine.tensor_parallel_size, limit)
         self._sender = open_sender(source, receivers, rank=self._rank, host=host, port=port)
 
     def send_weights(self) -> None:

@@ -28,6 +28,7 @@ class Engines:
 
     actors: tuple[Any, ...]
     workers_each: int  # tensor-parallel size
+    timeout_s: float  # of each call
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Gives each engine's workers their place behind the sender in the NCCL group."""
@@ -43,14 +44,17 @@ class Engines:
 
     def update_weights(self, update_info: Any) -> None:
         """Every engine receives what the sender broadcasts meanwhile."""
-        ray.get([actor.transfer.remote("update_weights", {"update_info": update_info}) for actor in self.actors])
+        self._wait([actor.transfer.remote("update_weights", {"update_info": update_info}) for actor in self.actors])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Every engine takes the weights into use."""
         self._all("transfer", ["finish_weight_update"] * len(self.actors))
 
     def _all(self, method: str, arguments: Sequence[Any]) -> None:
-        ray.get([getattr(a, method).remote(x) for a, x in zip(self.actors, arguments, strict=True)])
+        self._wait([getattr(a, method).remote(x) for a, x in zip(self.actors, arguments, strict=True)])
+
+    def _wait(self, refs: Sequence[Any]) -> None:
+        ray.get(refs, timeout=self.timeout_s)
 
 
 class PolicySource(WeightSource):

@@ -52,6 +52,7 @@ class Order:
     kind: Kind = "sample"
     shards: int = 1
     seed: int | None = None
+    done: frozenset[int] = frozenset()  # numbers of tasks that need not be played: an order that is issued again
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class Player:
     def play(self, order: Order) -> Iterator[Shard]:
         """Yields shards of whole groups, in order of tasks, each when its groups and those before it are finished."""
         parts = _split(list(enumerate(order.tasks)), order.shards)
+        parts = [left for part in parts if (left := [task for task in part if task[0] not in order.done])]
         if order.seed is None:
             yield from self._together(order, parts)
             return
@@ -134,7 +136,7 @@ class Player:
         frame = Frame(family.frame_kind, original, Size(*seen[0].image.size))
         text = question_text(task.question, data.prompt_style, family.frame_kind)
         prompt_ids = self._chat.prompt_ids(text, len(seen))
-        group_id = f"{order.name}/{number}/{task.task_id}"
+        group_id = group_name(order.name, number, task)
         groups[group_id] = _Group(task, frame, order.samples, images={s.ref.digest: s.png for s in seen})
         return [
             _Play(
@@ -195,6 +197,11 @@ class Player:
         if self._room(play) < 1:
             return _finish(play, "length_limit", groups[play.group_id], order.kind)
         return self._submit(play, order)
+
+
+def group_name(order: str, number: int, task: Task) -> str:
+    """The group_id of an order's task; `number` counts the order's tasks."""
+    return f"{order}/{number}/{task.task_id}"
 
 
 def _finish(play: _Play, reason: EndedBy, group: _Group, kind: Kind) -> None:

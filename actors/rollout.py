@@ -1,6 +1,6 @@
 """The rollout actor: one vLLM engine, playing episodes and streaming finished shards.
 
-driver --Order--> generate --(rollout table, images table), shard by shard-->
+driver --Order--> generate --images table, rollout table, shard by shard-->
 learner ranks --local shards--> load_weights
 """
 
@@ -48,16 +48,17 @@ class RolloutActor:
         return self._player.version
 
     def generate(self, order: Order, version: int) -> Iterator[pa.Table]:
-        """Plays the order with weights of exactly `version`; yields a rollout table, then its images, per shard.
+        """Plays the order with weights of exactly `version`; yields the images of a shard, then its rollout table.
 
+        In this order: who has the second, which the driver reads, knows that the first, which it never does, is there.
         Raises RuntimeError when the engine holds another version.
         """
         if self._player.version != version:
             raise RuntimeError(f"asked to sample with version {version}, the engine holds {self._player.version}")
         try:
             for shard in self._player.play(order):
-                yield shard.rollout
                 yield shard.images
+                yield shard.rollout
         finally:
             if self._engine.busy():
                 self._engine.abort_all()

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from orchestrator.cluster import Players, connect
+from orchestrator.cluster import Players, connect, recoveries_of
 from orchestrator.data import read_split
 from orchestrator.evaluate import evaluate, frame_of
 from pointing.metrics import measure
@@ -79,7 +79,7 @@ def play(model: str, limit: int | None = None) -> ByTask:
     config = load(TrainConfig, QUICKSTART, [f"model.path={model}"]).config
     tasks = read_split(config, "test")[:limit]
     connect(config.resources)
-    players = Players(config)
+    players = Players(config, recoveries_of(config))
     found: ByTask = {}
     try:
         for number, (setting, options) in enumerate(SETTINGS.items()):

@@ -55,10 +55,12 @@ class Checkpoints:
         self._last = last  # step of the newest checkpoint, complete or being written
         self._mirror = mirror
         self._prunes = prunes
+        self._state: dict[str, Any] = {}
         self._best: int | None = None
         self._writing: int | None = None
         self._copying: int | None = None
         self._copied = True  # the newest one that was written
+        self._lost: int | None = None  # step of one that went with a rank while it was written
 
     def save(self, step: int, state: dict[str, Any], best: int | None = None) -> None:
         """Starts to write the checkpoint of `step`, unless that is done already; that of step `best` will be kept.
@@ -70,6 +72,7 @@ class Checkpoints:
         failure = self._learner.begin_save(str(self._folder.checkpoint(step)), state | {"settings": self._settings})
         self._settle(failure)
         self._writing = self._last = step
+        self._state = state
         self._best = best
 
     def finish(self) -> None:
@@ -79,8 +82,14 @@ class Checkpoints:
         self._finish_copy()
 
     def finish_last(self) -> None:
-        """As `finish`, but a last checkpoint that could not be written is an error, whatever checkpoint.on_error is."""
+        """As `finish`, but a last checkpoint that could not be written is an error, whatever checkpoint.on_error is.
+
+        One that went with a learner rank while it was written is written again: the rebuilt ranks have its state.
+        """
         self.finish()
+        while self._lost is not None:
+            self.save(self._lost, self._state, self._best)
+            self.finish()
         if self._last is None or not is_whole(self._folder.checkpoint(self._last)):
             raise CheckpointError(
                 f"the last checkpoint was not written to {self._folder.checkpoints}; see the lines above"
@@ -91,11 +100,13 @@ class Checkpoints:
     def _settle(self, failure: str | None) -> None:
         """What became of the checkpoint that was being written."""
         step, self._writing = self._writing, None
+        self._lost = None
         if step is None:
             return
         if failure is None and not is_whole(self._folder.checkpoint(step)):
-            failure = f"{self._folder.checkpoint(step)} was lost with a rank that was replaced while it wrote"
-        if failure is None and self._prunes:
+            self._last, self._lost = None, step
+            self._say(f"no checkpoint of step {step}: a rank was replaced while it wrote")
+        elif failure is None and self._prunes:
             best = self._best if self._options.keep_best else None
             self._finish_copy()  # what is on its way must not go
             self._mirror.begin(self._folder.checkpoint(step), step, best)

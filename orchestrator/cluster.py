@@ -20,12 +20,15 @@ import ray
 from actors.player import Order
 from orchestrator.clock import timed
 from orchestrator.critic import CriticRole, NoCritic
-from orchestrator.folder import critic_of
+from orchestrator.dispatch import ShardRef
+from orchestrator.durable import Answers
+from orchestrator.folder import critic_of, run_folder
 from orchestrator.local_ray import start_local
-from orchestrator.roles import LearnerRole, NoReference, ReferenceRole, RewardRole, RolloutRole, ShardRef
+from orchestrator.recoveries import Recoveries
+from orchestrator.roles import LearnerRole, NoReference, PendingLogprobs, PendingReward, ReferenceRole, RewardRole
+from orchestrator.rollouts import RolloutRole
 from orchestrator.stop import interruptible
 from schemas.config import Resources, TrainConfig
-from services.handle import PendingScores
 from services.proxy import PROXY_ENV
 
 
@@ -34,9 +37,9 @@ class Pending:
     """A finished shard with what is being computed of it."""
 
     shard: ShardRef
-    scores: PendingScores
-    reference: Any | None
-    values: Sequence[Any] = ()  # one part from every rank of the critic
+    scores: PendingReward
+    reference: PendingLogprobs | None
+    values: Answers | None = None  # a part from every rank of the critic
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,19 @@ def connect(resources: Resources) -> None:
     )
 
 
+def recoveries_of(config: TrainConfig) -> Recoveries:
+    """The run's count of what was lost, empty."""
+    return Recoveries(run_folder(config.run).root, config.resources.max_restarts)
+
+
 class Players:
     """Engines and the reward: enough to evaluate a model. Starts nothing else."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, recoveries: Recoveries) -> None:
         self._timeout_s = config.resources.call_timeout_s
-        self.rollout = RolloutRole(config)
-        self.reward = RewardRole(config)
+        self.recoveries = recoveries
+        self.rollout = RolloutRole.spawn(config, recoveries)
+        self.reward = RewardRole(config, recoveries)
 
     @timed("wait")
     @interruptible
@@ -94,10 +103,8 @@ class Players:
         """
         rollouts: list[pa.Table] = ray.get([p.shard.rollout for p in pending], timeout=self._timeout_s)
         scores = [p.scores.result(timeout_s=self._timeout_s) for p in pending]
-        references = [p.reference for p in pending if p.reference is not None]
-        reference: list[pa.Table] | None = ray.get(references, timeout=self._timeout_s) if references else None
-        parts = [part for p in pending for part in p.values]
-        values: list[pa.Table] | None = ray.get(parts, timeout=self._timeout_s) if parts else None
+        reference = [p.reference.result(timeout_s=self._timeout_s) for p in pending if p.reference is not None] or None
+        values = [part for p in pending if p.values is not None for part in p.values.result()] or None
         order = sorted(range(len(pending)), key=lambda i: str(rollouts[i].column("trajectory_id")[0].as_py()))
         return Collected(
             rollouts=[rollouts[i] for i in order],
@@ -118,21 +125,20 @@ class Cluster(Players):
     """Every role of a training run, started side by side."""
 
     def __init__(self, config: TrainConfig, total_steps: int) -> None:
+        recoveries = recoveries_of(config)
         self._nccl = config.resources.weight_transfer == "nccl"
-        self.learner = LearnerRole(config, total_steps)
-        self.reference = ReferenceRole(config) if config.starts_reference else NoReference()
-        self.critic = CriticRole(config, total_steps) if config.critic else NoCritic()
-        super().__init__(config)
+        self._connected: tuple[Any, ...] = ()  # the actors that weights go between over NCCL
+        self.learner = LearnerRole(config, total_steps, recoveries)
+        self.reference = ReferenceRole(config, recoveries) if config.starts_reference else NoReference()
+        self.critic = CriticRole(config, total_steps, recoveries) if config.critic else NoCritic()
+        super().__init__(config, recoveries)
 
     @interruptible
-    def start(self, checkpoint: str | None) -> dict[str, Any]:
-        """Waits for the roles that hold a model; returns the checkpoint's extra state, {} without one."""
-        extra = self.learner.start(checkpoint)
-        self.critic.start(str(critic_of(checkpoint)) if checkpoint else None)
+    def start(self, checkpoint: str | None) -> None:
+        """Waits for the roles that hold a model, loaded from a checkpoint if given."""
+        self.learner.start(checkpoint)
+        self.critic.start(checkpoint)
         self.reference.ready()
-        if self._nccl:
-            self.learner.connect_engines(self.rollout.group.actors)
-        return extra
 
     def play(self, order: Order, version: int) -> Collected:
         """Rolls an order out. Shards go to reward, reference and critic as they finish, while others are sampled."""
@@ -161,7 +167,11 @@ class Cluster(Players):
     def publish_weights(self, version: int) -> None:
         """The learner's weights, in every engine, as `version`."""
         if self._nccl:
+            ends = (*self.learner.group.actors, *self.rollout.group.actors)
+            if ends != self._connected:
+                self.learner.connect_engines(self.rollout.group.actors)
+                self._connected = ends
             self.learner.send_weights()
             self.rollout.took_weights(version)
         else:
-            self.rollout.load_weights(version, self.learner.local_shards())
+            self.rollout.load_weights(version, self.learner.local_shards)

@@ -1,6 +1,6 @@
 """The driver's side of the critic: values of each shard, and an update beside the policy's.
 
-values(shard)  -> references to VALUES rows, while other shards are still being sampled
+values(shard)  -> VALUES rows to wait for, while other shards are still being sampled
 update(lesson) -> starts learning; its numbers are waited for when the policy has learned too
 """
 
@@ -14,10 +14,12 @@ import pyarrow as pa
 import ray
 
 from actors.critic import CriticActor
-from actors.group import ActorGroup, Share
+from actors.group import ActorGroup, Limits, Share
 from orchestrator.clock import timed
-from orchestrator.folder import PAIR, critic_of
-from orchestrator.roles import ShardRef
+from orchestrator.dispatch import ShardRef
+from orchestrator.durable import Answers, DurableGroup
+from orchestrator.folder import PAIR, critic_of, run_folder
+from orchestrator.recoveries import Recoveries
 from policy.critic import CriticReport, refuse_backbone
 from schemas.config import TrainConfig
 from schemas.config_file import ConfigError
@@ -32,35 +34,33 @@ class Lesson(Protocol):
 
 
 class CriticRole:
-    """All critic ranks; each call runs on every rank."""
+    """All critic ranks; each call runs on every rank, and survives the loss of any of them."""
 
-    def __init__(self, config: TrainConfig, total_steps: int) -> None:
+    def __init__(self, config: TrainConfig, total_steps: int, recoveries: Recoveries) -> None:
         resources, plan = config.resources, config.critic_plan
         assert plan is not None
-        self._start_timeout_s = resources.start_timeout_s
-        self.group = ActorGroup.spawn(
+        group = ActorGroup.spawn(
             "critic",
             CriticActor,
             plan.ranks,
             Share(resources.cpus_per_critic, resources.gpus_per_critic, resources.threads),
             place=resources.placement.critic,
             arguments=lambda rank: (rank, plan.ranks, config, total_steps * plan.optimiser_steps),
-            start_timeout_s=resources.start_timeout_s,
-            call_timeout_s=resources.call_timeout_s,
+            limits=Limits.of(resources),
         )
+        self.group = DurableGroup(group, run_folder(config.run), recoveries, part_of=lambda path: str(critic_of(path)))
 
     def start(self, checkpoint: str | None) -> None:
-        """Builds the sharded model, from a checkpoint if given."""
-        self.group.meet("start", checkpoint, timeout_s=self._start_timeout_s)
+        """Builds the sharded model, from a checkpoint of the run if given."""
+        self.group.start(checkpoint)
 
-    def values(self, shard: ShardRef) -> list[Any]:
-        """Starts valuing a shard; references to VALUES rows, one per rank."""
-        return [actor.values.remote(shard.rollout, shard.images) for actor in self.group.actors]
+    def values(self, shard: ShardRef) -> Answers:
+        """Starts valuing a shard; what comes back is waited for, VALUES rows from each rank."""
+        return self.group.ask("values", shard.rollout, shard.images)
 
     def update(self, lesson: pa.Table, images: Sequence[Any]) -> Lesson:
         """Starts learning a CRITIC table. Values that are asked for afterwards are those of the updated critic."""
-        table = ray.put(lesson)
-        return StartedLesson(self.group, [actor.update.remote(table, *images) for actor in self.group.actors])
+        return StartedLesson(self.group.begin_update("update", ray.put(lesson), *images))
 
     @timed("checkpoint")
     def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
@@ -80,13 +80,13 @@ class CriticRole:
 class StartedLesson:
     """An update under way on every rank."""
 
-    def __init__(self, group: ActorGroup, refs: Sequence[Any]) -> None:
-        self._group, self._refs = group, refs
+    def __init__(self, answers: Answers) -> None:
+        self._answers = answers
 
     @timed("critic")
     def numbers(self) -> dict[str, float]:
         """The report, which is over all ranks already, as metrics. "critic" is the time beyond the policy's update."""
-        report: CriticReport = self._group.gather("update", self._refs)[0]
+        report: CriticReport = self._answers.result()[0]
         return {f"critic/{name}": value for name, value in report.numbers().items()}
 
 
@@ -104,9 +104,8 @@ class NoCritic:
     def start(self, checkpoint: str | None) -> None:
         """Nothing to build."""
 
-    def values(self, shard: ShardRef) -> list[Any]:
+    def values(self, shard: ShardRef) -> None:
         """Nothing to compute."""
-        return []
 
     def update(self, lesson: pa.Table, images: Sequence[Any]) -> Lesson:
         """Nothing to learn."""

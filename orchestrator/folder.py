@@ -6,6 +6,8 @@ runs/NAME/
   samples/  pictures/                 trajectories (Parquet) and overlays, at each validation
   checkpoints/step-000050/            learner state; the last ones and the best
   checkpoints/step-000050.critic/     the critic's, in runs that have one
+  replay/learner/step-000050/         tables of the updates since, for a learner that must be rebuilt
+  recoveries.jsonl  stacks/           what was lost and brought back
   export/                             the trained model as a Hugging Face checkpoint
 """
 
@@ -69,6 +71,11 @@ class RunFolder:
         return sorted(int(match.group(1)) for match in names if match)
 
 
+def run_folder(run: Run) -> RunFolder:
+    """The folder of a run, made or not."""
+    return RunFolder(Path(run.folder) / run.name)
+
+
 class RunExistsError(RuntimeError):
     """The run folder already holds something that would be mixed up or lost."""
 
@@ -79,7 +86,7 @@ def open_run(run: Run, config: BaseModel) -> RunFolder:
     A folder written with another configuration is refused: its metrics and checkpoints belong to that one. So is any
     existing one when run.resume is false. Raises RunExistsError naming the settings that differ.
     """
-    folder = RunFolder(Path(run.folder) / run.name)
+    folder = run_folder(run)
     file = folder.root / "config.yaml"
     if file.is_file():
         if not run.resume:

@@ -27,6 +27,8 @@ _FREE = (
     "resources.start_timeout_s",
     "resources.call_timeout_s",
     "resources.collective_timeout_s",
+    "resources.silence_timeout_s",
+    "resources.max_restarts",
     "resources.object_store_bytes",
     "resources.placement",
 )

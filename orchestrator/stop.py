@@ -101,6 +101,15 @@ class Stop:
         self._reason = reason
         raise KeyboardInterrupt
 
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """Inside, within a wait too, a signal only leaves its note: what was begun is finished. Raises after it."""
+        waiting, self._waiting = self._waiting, False
+        yield
+        self._waiting = waiting
+        if waiting:
+            self.check()
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self._asked is not None:
             if time.monotonic() - self._asked_at < AGAIN_S:

@@ -27,9 +27,19 @@ def print_outcome(outcome: Outcome) -> None:
     else:
         before = outcome.before.numbers if outcome.before is not None else {}
         _print_comparison(before, outcome.after.numbers)
+    _print_recoveries(outcome.recoveries)
     print(f"pictures     {root / 'pictures'}")
     print(f"curves       {root / 'curves.png'}")
     print(f"model        {outcome.folder.export}")
+
+
+def _print_recoveries(numbers: Mapping[str, float]) -> None:
+    roles = {key.removeprefix("recovery/"): int(value) for key, value in numbers.items()}
+    total = roles.pop("count")
+    seconds = roles.pop("seconds")
+    if total:
+        parts = ", ".join(f"{role} {count}" for role, count in roles.items())
+        print(f"recoveries   {total} ({parts}), {seconds} s together; recoveries.jsonl has each")
 
 
 def _print_comparison(before: Mapping[str, float], after: Mapping[str, float]) -> None:

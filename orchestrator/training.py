@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import ray
 
 from actors.group import GroupError
 from orchestrator.checkpoints import continue_from
-from orchestrator.cluster import Cluster, Players, connect
+from orchestrator.cluster import Cluster, Players, connect, recoveries_of
 from orchestrator.critic import refuse_critic
 from orchestrator.data import Split, read_split
 from orchestrator.evaluate import Evaluation, evaluate
-from orchestrator.folder import RunExistsError, RunFolder, open_run
+from orchestrator.folder import RunExistsError, RunFolder, open_run, run_folder
 from orchestrator.job import refuse_unshared
 from orchestrator.lock import locked
 from orchestrator.loop import train
@@ -35,12 +35,16 @@ from schemas.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run leaves: its folder, and the validations before and after (None when not made in this call)."""
+    """What a run leaves: its folder, and the validations before and after (None when not made in this call).
+
+    `recoveries` are the numbers of what was lost and brought back in this call.
+    """
 
     folder: RunFolder
     steps: int
     before: Evaluation | None
     after: Evaluation | None
+    recoveries: Mapping[str, float]
 
 
 def run_training(config: TrainConfig) -> Outcome:
@@ -102,7 +106,7 @@ def _run(
         if config.run.timeline:
             ray.timeline(str(folder.root / "timeline.json"))
         cluster.shutdown()
-    return Outcome(folder, steps, watch.first, watch.last)
+    return Outcome(folder, steps, watch.first, watch.last, cluster.recoveries.numbers())
 
 
 def restored(folder: RunFolder, step: int, config: TrainConfig) -> Position:
@@ -127,7 +131,7 @@ def run_evaluation(config: TrainConfig, split: Split) -> Evaluation:
     connect(config.resources)
     if not config.resources.autoscaled:
         refuse_cluster([plan for plan in role_plans(config) if plan.role in ("rollout", "reward")], ray.nodes())
-    players = Players(config)
+    players = Players(config, recoveries_of(config))
     try:
         return evaluate(players, tasks[: config.validation.limit], config.validation, version=0, step=0)
     finally:
@@ -139,7 +143,7 @@ def run_export(config: TrainConfig, out: Path, step: int | None) -> Path:
 
     Raises FileNotFoundError naming the steps there are.
     """
-    folder = RunFolder(Path(config.run.folder) / config.run.name)
+    folder = run_folder(config.run)
     steps = folder.steps()
     if not steps:
         raise FileNotFoundError(f"{folder.checkpoints} holds no complete checkpoint")

@@ -61,6 +61,7 @@ class Watch:
 
     def step(self, step: int, numbers: Mapping[str, float], progress: Progress) -> None:
         """After a step: logs it, then validates and saves if due. Their time is not counted as a step's."""
+        numbers = {**numbers, **self._cluster.recoveries.numbers()}
         self._log.write("train", step, numbers)
         self._screen.step(step, numbers)
         every = self._config.validation.every

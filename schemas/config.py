@@ -418,6 +418,8 @@ class Resources(Record):
     start_timeout_s: PositiveFloat = 600.0
     call_timeout_s: PositiveFloat = 1800.0
     collective_timeout_s: PositiveFloat = 120.0
+    silence_timeout_s: PositiveFloat = 60.0  # a process that gives no sign of life for so long is replaced
+    max_restarts: NonNegativeInt = 10  # lost parts brought back within an hour before the run ends; 0: none
 
     @property
     def total_cpus(self) -> float:

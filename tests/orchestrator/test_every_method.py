@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import pytest
 
-from orchestrator.cluster import Cluster, Players, connect
+from orchestrator.cluster import Cluster, Players, connect, recoveries_of
 from orchestrator.critic import CriticRole, NoCritic
 from orchestrator.data import read_split
 from orchestrator.folder import critic_of, open_run
@@ -115,19 +115,19 @@ class SharedCluster(Cluster):
 
     def __init__(self, config: TrainConfig, players: Players, reference: ReferenceRole) -> None:
         self._nccl, self._timeout_s = False, config.resources.call_timeout_s
-        self.rollout, self.reward = players.rollout, players.reward
-        self.learner = LearnerRole(config, STEPS)
+        self.recoveries, self.rollout, self.reward = players.recoveries, players.rollout, players.reward
+        self.learner = LearnerRole(config, STEPS, self.recoveries)
         self.reference = reference if config.starts_reference else NoReference()
-        self.critic = CriticRole(config, STEPS) if config.critic else NoCritic()
+        self.critic = CriticRole(config, STEPS, self.recoveries) if config.critic else NoCritic()
 
 
 @pytest.fixture(scope="module")
 def players(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Players, ReferenceRole]]:
     config = configured(METHODS[0], scenes, tmp_path_factory.mktemp("unused"))
     connect(config.resources)
-    started = Players(config)
+    started = Players(config, recoveries_of(config))
     try:
-        yield started, ReferenceRole(config)
+        yield started, ReferenceRole(config, started.recoveries)
     finally:
         started.shutdown()
 
@@ -152,9 +152,9 @@ def test_it_trains(players: tuple[Players, ReferenceRole], scenes: Path, tmp_pat
         train(config, cluster, progress, Watch(config, cluster, folder, (), log, PlainScreen(STEPS, 0)))
     finally:
         log.close()
-        cluster.learner.group.stop()
+        cluster.learner.group.group.stop()
         if isinstance(cluster.critic, CriticRole):
-            cluster.critic.group.stop()
+            cluster.critic.group.group.stop()
 
     records = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(STEPS))

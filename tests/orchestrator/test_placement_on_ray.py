@@ -3,7 +3,7 @@
 import pytest
 import ray
 
-from actors.group import ActorGroup, GroupError, Share
+from actors.group import ActorGroup, GroupError, Limits, Share
 from orchestrator.local_ray import start_local
 from orchestrator.placement import RolePlan, nodes_of, unplaced
 from schemas.placement import Place
@@ -33,8 +33,7 @@ def test_a_role_runs_on_the_nodes_with_its_label_and_on_no_others() -> None:
                 Share(1.0, 0.0, 1),
                 place=place,
                 arguments=lambda rank: (rank,),
-                start_timeout_s=timeout_s,
-                call_timeout_s=60,
+                limits=Limits(start_s=timeout_s, call_s=60, silence_s=60),
             )
 
         here = Place(label="learner", strategy="STRICT_PACK")
@@ -42,7 +41,7 @@ def test_a_role_runs_on_the_nodes_with_its_label_and_on_no_others() -> None:
         assert group.call("rank") == [0, 1]
         group.stop()
         elsewhere = Place(label="rollout")
-        with pytest.raises(GroupError, match="learner: no room for 2 x"):
+        with pytest.raises(GroupError, match=r"learner rank\(s\) 0, 1: start: late: no room for 2 x"):
             spawn(elsewhere, 3)
         nodes = nodes_of(ray.nodes())
         assert unplaced([RolePlan("learner", 2, 1, 0, 1, here)], nodes) is None
