@@ -36,8 +36,8 @@ class GroupError(RuntimeError):
     """
 
     def __init__(self, role: str, ranks: Sequence[int], what: str, fault: Fault, detail: str) -> None:
-        names = ", ".join(map(str, ranks))
-        super().__init__(f"{role} rank(s) {names}: {what}: {fault}: {detail}")
+        who = f"{role} rank(s) {', '.join(map(str, ranks))}" if ranks else role
+        super().__init__(f"{who}: {what}: {fault}: {detail}")
         self.role, self.ranks, self.what, self.detail = role, tuple(ranks), what, detail
         self.fault: Fault = fault
         self.cause: BaseException | None = None

@@ -10,12 +10,12 @@ The driver moves references. It reads every column but images.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray
 from ray import serve
+from ray.exceptions import RayTaskError
 
 from actors.group import ActorGroup, GroupError, Limits, Share
 from actors.learner import LearnerActor
@@ -27,7 +27,7 @@ from orchestrator.folder import run_folder
 from orchestrator.recoveries import Recoveries
 from policy.learner import UpdateReport
 from schemas.config import TrainConfig
-from services.handle import HandleClient, PendingScores
+from services.handle import HandleClient
 from services.keeper import ServiceKeeper
 from services.reward import APP_NAME, deploy
 
@@ -47,25 +47,40 @@ class RewardRole:
 
     def score(self, shard: ShardRef) -> PendingReward:
         """Starts scoring a shard; the table travels by reference. A call lost with its replica is sent again."""
-        return PendingReward(self._client.start(shard.rollout), self._recoveries)
+        return PendingReward(self._client, shard, self._recoveries)
 
     def stop(self) -> None:
         """Takes the application down; others on the same cluster stay."""
         serve.delete(self._app)
 
 
-@dataclass(frozen=True, slots=True)
 class PendingReward:
     """SCORES rows of one shard on their way."""
 
-    scores: PendingScores
-    recoveries: Recoveries
+    def __init__(self, client: HandleClient, shard: ShardRef, recoveries: Recoveries) -> None:
+        self._client = client
+        self._shard = shard
+        self._recoveries = recoveries
+        self._scores = client.start(shard.rollout)
 
     def result(self, *, timeout_s: float) -> pa.Table:
-        """The rows. Raises RewardServiceError when the service does not come back in the attempts allowed."""
-        table = self.scores.result(timeout_s=timeout_s)
-        if self.scores.lost_at is not None:
-            self.recoveries.mended("reward", self.scores.lost_at)
+        """The rows; timeout_s bounds each attempt. A reward that raises is asked once more.
+
+        Raises RewardServiceError when the service does not come back in the attempts allowed, GroupError when it raises
+        the same again.
+        """
+        try:
+            table = self._scores.result(timeout_s=timeout_s)
+        except RayTaskError as error:
+            failure = GroupError("reward", (), "score", "raised", f"{type(error.cause).__name__}: {error.cause}")
+            failure.cause = error
+            loss = self._recoveries.begin(failure)
+            self._scores = self._client.start(self._shard.rollout)
+            table = self.result(timeout_s=timeout_s)
+            self._recoveries.end(loss)
+            return table
+        if self._scores.lost_at is not None:
+            self._recoveries.mended("reward", self._scores.lost_at)
         return table
 
 

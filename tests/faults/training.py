@@ -8,64 +8,74 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+import pyarrow as pa
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = ("-m", "orchestrator")
-RAISING = (str(Path(__file__).with_name("raising_run.py")),)
+PROGRAM = Path(__file__).with_name("hurt.py")
+STEPS = 6
+TASKS, SAMPLES = 8, 2
+LEARNER = {"optimiser": {"lr": 1e-4}, "micro_batch_rows": 4}
 T = TypeVar("T")
 
 
-def config(folder: Path, scenes: Path, **changes: Any) -> dict[str, Any]:
-    """The small model that ships with the project, in steps of a few seconds, with two of every part."""
-    values: dict[str, Any] = {
+def config(folder: Path, scenes: Path) -> dict[str, Any]:
+    """The small model that ships with the project, PPO with a reference, two of every part, steps of a few seconds."""
+    return {
         "run": {"name": "run", "folder": str(folder), "deterministic": True},
         "model": {"path": str(ROOT / "models" / "tiny")},
         "data": {
             "train_files": str(scenes / "train.jsonl"),
-            "validation_files": str(scenes / "validation.jsonl"),
             "prompt_style": "short",
             "min_pixels": 12544,
             "max_pixels": 12544,
         },
         "rollout": {
-            "tasks_per_step": 8,
-            "samples_per_task": 4,
-            "max_tokens_per_turn": 40,
-            "engine": {"max_model_len": 256},
+            "tasks_per_step": TASKS,
+            "samples_per_task": SAMPLES,
+            "max_tokens_per_turn": 32,
+            "engine": {"max_model_len": 224},
         },
-        "algorithm": {"adaptive": {}, "kl": {"coefficient": 0.01}},
-        "learner": {"optimiser": {"lr": 1e-4}, "micro_batch_rows": 8},
-        "validation": {"before": False, "samples": 1},
-        "checkpoint": {"every": 3, "keep": 1, "keep_best": False},
+        "algorithm": {"advantage": "gae", "kl": {"coefficient": 0.01, "place": "reward", "estimator": "k1"}},
+        "learner": LEARNER,
+        "critic": LEARNER,
+        "validation": {"before": False, "after": False},
+        "checkpoint": {"every": 2, "keep": 1, "keep_best": False},
+        "reward": {"replicas": 2, "cpus_per_replica": 0.25},
         "resources": {
             "rollout_engines": 2,
             "learner_ranks": 2,
             "reference_replicas": 2,
+            "critic_ranks": 2,
             "object_store_bytes": 2**28,
             "silence_timeout_s": 10.0,
+            "placement": {"rollout": {"strategy": "SPREAD"}},
         },
-        "trainer": {"max_steps": 6, "samples_to_log": 1},
+        "trainer": {"max_steps": STEPS, "samples_to_log": 0},
     }
-    for path, value in changes.items():
-        section, _, key = path.partition("__")
-        values[section][key] = value
-    return values
 
 
 class Training:
-    """`pointvg train` as a child process; kill what you like of it."""
+    """`pointvg train` as a child process in which parts are hurt; see hurt.py."""
 
-    def __init__(self, values: dict[str, Any], program: Sequence[str] = PROGRAM) -> None:
-        self._program = program
+    def __init__(
+        self, values: dict[str, Any], hurt: Mapping[str, str] = {}, environment: Mapping[str, str] = {}
+    ) -> None:
+        """`hurt` says what happens to which part; `environment` is added to the process's."""
         self.folder = Path(values["run"]["folder"]) / values["run"]["name"]
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._environment = environment
         self._file = self.folder.with_suffix(".yaml")
         self._file.write_text(yaml.safe_dump(values), encoding="utf-8")
+        self.marks = self.folder.with_suffix(".hurt")
+        self.marks.mkdir()
+        for part, fault in hurt.items():
+            (self.marks / part).write_text(fault)
         self.log = self.folder.with_suffix(".log")
         self._seen: set[Path] = set()
         self.start()
@@ -78,82 +88,73 @@ class Training:
 
     def start(self) -> None:
         """The command, for the first time or again."""
+        environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT), **self._environment}
         with self.log.open("a", encoding="utf-8") as log:
             self.driver = subprocess.Popen(
-                [sys.executable, *self._program, "train", "--config", str(self._file)],
+                [sys.executable, str(PROGRAM), "train", "--config", str(self._file)],
                 cwd=ROOT,
                 # Workers at ordinary priority: on a busy machine a starved process cannot be told from a stopped one.
-                env={**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)},
+                env=environment | {"RAY_worker_niceness": "0"},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
-    def until(self, ready: Callable[[], T], seconds: float, every: float = 0.05) -> T:
+    def until(self, ready: Callable[[], T], seconds: float, *, alive: bool = True) -> T:
         """What `ready` returns once it is true; fails when the run ends first or nothing happens in time."""
         deadline = time.monotonic() + seconds
         while not (found := ready()):
-            assert self.driver.poll() is None, f"the run ended ({self.driver.returncode}):\n{self.tail()}"
+            assert not alive or self.driver.poll() is None, f"the run ended ({self.driver.returncode}):\n{self.tail()}"
             assert time.monotonic() < deadline, f"nothing within {seconds:.0f} s:\n{self.tail()}"
             self.keep_batches()
-            time.sleep(every)
+            time.sleep(0.05)
         return found
 
     def after_step(self, step: int) -> None:
         """Returns when the step is in the log."""
-        self.until(lambda: any(r["step"] == step for r in self.records("train")), 500)
-
-    def busy(self, actor: str, method: str) -> int:
-        """The process of an actor that is in this method just now, or of any such actor without a method."""
-        pids = [pid for pid, title in self.processes() if title.startswith(f"ray::{actor}")]
-        wanted = f"ray::{actor}.{method}" if method else f"ray::{actor}"
-        return self.until(lambda: next((p for p in pids if _title(p).startswith(wanted)), 0), 120, every=0.005)
-
-    def kill_driver(self) -> None:
-        """SIGKILL; what the driver leaves behind must end by itself, and is ended where it does not."""
-        left = [pid for pid, _ in self.processes()]
-        _kill(self.driver.pid)
-        self.driver.wait()
-        deadline = time.monotonic() + 60
-        while (left := [pid for pid in left if _title(pid)]) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        for pid in left:
-            _kill(pid)
+        self.until(lambda: any(r["step"] == step for r in self.records()), 400)
 
     def finish(self, seconds: float = 500) -> None:
         """Waits for the end, which must be a good one."""
         self.until(lambda: self.driver.poll() == 0, seconds)
 
+    def actor(self, name: str) -> psutil.Process:
+        """The process of an actor."""
+        return next(p for p in self.family() if _title(p).startswith(f"ray::{name}"))
+
+    def kill_driver(self) -> None:
+        """SIGKILL; what it leaves behind must end by itself, and fails the test where it does not."""
+        family = self.family()
+        self.driver.kill()
+        self.driver.wait()
+        _, left = psutil.wait_procs(family, timeout=60)
+        for process in left:
+            process.kill()
+        assert not left, f"left behind: {[_title(process) for process in left]}"
+
     def stop(self) -> None:
         """Ends what is left of the run."""
-        for pid, _ in [*self.processes()]:
-            _kill(pid)
-        _kill(self.driver.pid)
+        family = self.family() if self.driver.poll() is None else []
+        for process in family:
+            _kill(process)
+        self.driver.kill()
         self.driver.wait()
 
-    def processes(self) -> Iterator[tuple[int, str]]:
-        """Every process below the driver, with its title."""
-        parents: dict[int, list[int]] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                except (FileNotFoundError, ProcessLookupError):
-                    continue
-                parents.setdefault(parent, []).append(int(entry.name))
-        waiting = list(parents.get(self.driver.pid, []))
-        while waiting:
-            pid = waiting.pop()
-            waiting += parents.get(pid, [])
-            yield pid, _title(pid)
+    def family(self) -> list[psutil.Process]:
+        """Every process below the driver."""
+        return psutil.Process(self.driver.pid).children(recursive=True)
 
-    def records(self, kind: str) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl."""
-        return [r for r in _lines(self.folder / "metrics.jsonl") if r["kind"] == kind]
+    def records(self) -> list[dict[str, Any]]:
+        """The steps' lines of metrics.jsonl."""
+        return [r for r in _lines(self.folder / "metrics.jsonl") if r["kind"] == "train"]
 
     def recoveries(self) -> list[dict[str, Any]]:
         """Lines of recoveries.jsonl."""
         return _lines(self.folder / "recoveries.jsonl")
+
+    def hurt_at(self, part: str) -> float | None:
+        """When the part was hurt, by the clock; None if it was not."""
+        return next((float(file.name.split(".", 1)[1]) for file in self.marks.glob(f"{part}.*")), None)
 
     def keep_batches(self) -> None:
         """Links every training table that is noted for a replay, before a checkpoint lets it go."""
@@ -168,15 +169,47 @@ class Training:
                     continue
                 self._seen.add(file)
 
+    def trajectories(self, step: int) -> list[str]:
+        """The ids that the learner was given in a step."""
+        with pa.memory_map(str(self.folder / "kept" / f"step-{step:06d}.arrow")) as source:
+            return pa.ipc.open_file(source).read_all().column("trajectory_id").to_pylist()
+
     def tail(self) -> str:
         """The end of the run's output."""
         return self.log.read_text(encoding="utf-8")[-4000:]
 
 
-def print_table(fault: str, run: Training) -> None:
-    """What was lost and how long it took to be back, from detection."""
-    for record in run.recoveries():
-        print(f"{fault:10} {record['role']:10} {record['what']:32} {record['fault']:7} {record['seconds']:6.1f} s")
+def assert_equal(run: Training, undisturbed: Training) -> None:
+    """The same numbers in every step, the same model at the end, and every trajectory exactly once."""
+    expected = {r["step"]: numbers(r) for r in undisturbed.records()}
+    found = run.records()
+    assert sorted({r["step"] for r in found}) == list(range(STEPS))
+    for record in found:  # those of a step that a new driver made again, too
+        assert numbers(record) == expected[record["step"]], record["step"]
+    weights = "export/model.safetensors"
+    assert (run.folder / weights).read_bytes() == (undisturbed.folder / weights).read_bytes()
+    for step in range(STEPS):
+        ids = run.trajectories(step)
+        assert len(set(ids)) == len(ids) == TASKS * SAMPLES
+        assert sorted(ids) == sorted(undisturbed.trajectories(step))
+
+
+def numbers(record: dict[str, Any]) -> dict[str, Any]:
+    """What a repeated run must repeat: everything but times and what was lost."""
+    return {k: v for k, v in record.items() if k != "time" and not k.startswith(("time/", "recovery/"))}
+
+
+def table(rows: Iterable[tuple[str, str, str, float | None]]) -> str:
+    """Markdown: part, fault, how it was found, seconds from detection until it was back."""
+    lines = ["| part | fault | found as | seconds |", "|---|---|---|---|"]
+    return "\n".join(
+        lines + [f"| {p} | {f} | {how} | {'-' if s is None else format(s, '.1f')} |" for p, f, how, s in rows]
+    )
+
+
+def signalled(process: psutil.Process, fault: str) -> None:
+    """Sends SIGKILL or SIGSTOP."""
+    process.send_signal(signal.Signals[fault])
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -185,21 +218,15 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
 
-def _title(pid: int) -> str:
-    """The process's title, "" when there is no such process."""
+def _title(process: psutil.Process) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
-    except (FileNotFoundError, ProcessLookupError):
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
         return ""
 
 
-def _kill(pid: int) -> None:
+def _kill(process: psutil.Process) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
+        process.kill()
+    except psutil.NoSuchProcess:
         return
-
-
-def numbers(record: dict[str, Any]) -> dict[str, Any]:
-    """What a repeated run must repeat: everything but times and what was lost."""
-    return {k: v for k, v in record.items() if k != "time" and not k.startswith(("time/", "recovery/"))}

@@ -1,0 +1,106 @@
+"""`pointvg train` in which parts are hurt, each once, while they work.
+
+What is to happen is said by files beside the configuration: hurt/PART holds SIGKILL, SIGSTOP or raise. The process that
+finds itself to be that part deletes the file and is hurt: a signal comes 50 ms later, in the middle of its work.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+import orchestrator.critic
+import orchestrator.loop
+import orchestrator.roles
+import orchestrator.rollouts
+import services.reward
+from orchestrator.cli import app
+
+AT = {"rollout": 1, "node": 1, "reference": 2, "reward": 2, "learner": 3, "critic": 4, "driver": 5}  # steps
+
+
+def hurt(part: str, step: int) -> None:
+    """Does what the part's file says, in the first process that gets here in the part's step."""
+    if step != AT[part] or not (file := MARKS / part).is_file():
+        return
+    fault = file.read_text()
+    try:
+        file.rename(MARKS / f"{part}.{time.time():.3f}")  # when it was hurt
+    except FileNotFoundError:
+        return
+    if fault == "raise":
+        raise RuntimeError(f"a {part} that raises")
+    number = signal.Signals[fault]
+    here = os.getpid()
+    raylet = psutil.Process(here).parent()
+    victims = [psutil.Process(here)] if part != "node" or raylet is None else [raylet, *raylet.children(recursive=True)]
+    threading.Timer(0.05, lambda: [victim.send_signal(number) for victim in victims]).start()
+
+
+def step_of(table: Any) -> int:
+    """The step that a table's trajectories belong to."""
+    return int(table.column("trajectory_id")[0].as_py()[:6])
+
+
+class RolloutActor(orchestrator.rollouts.RolloutActor):
+    def generate(self, order: Any, version: int) -> Iterator[Any]:
+        for number, item in enumerate(super().generate(order, version)):
+            if number == 2:  # after its first shard
+                hurt("rollout", version)
+                if os.environ.get("DOOMED_NODE"):
+                    hurt("node", version)
+            yield item
+
+
+class ReferenceActor(orchestrator.roles.ReferenceActor):
+    def logprobs(self, rollout: Any, images: Any) -> Any:
+        hurt("reference", step_of(rollout))
+        return super().logprobs(rollout, images)
+
+
+class LearnerActor(orchestrator.roles.LearnerActor):
+    def update(self, training: Any, *others: Any) -> Any:
+        if self._rank == 1:
+            hurt("learner", step_of(training))
+        return super().update(training, *others)
+
+
+class CriticActor(orchestrator.critic.CriticActor):
+    def update(self, lesson: Any, *others: Any) -> Any:
+        if self._rank == 1:
+            hurt("critic", step_of(lesson))
+        return super().update(lesson, *others)
+
+
+class RewardService(services.reward.RewardService):
+    def score_table(self, rollouts: Any) -> Any:
+        hurt("reward", step_of(rollouts))
+        time.sleep(0.2)  # or it is done before it is hurt
+        return super().score_table(rollouts)
+
+
+def assemble(rollouts: Any, *others: Any) -> Any:
+    hurt("driver", step_of(rollouts[0]))
+    return plain_assemble(rollouts, *others)
+
+
+MARKS = Path(sys.argv[-1]).with_suffix(".hurt").absolute()
+if __name__ == "__main__":
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    plain_assemble = orchestrator.loop.assemble
+    orchestrator.rollouts.RolloutActor = RolloutActor
+    orchestrator.roles.ReferenceActor = ReferenceActor
+    orchestrator.roles.LearnerActor = LearnerActor
+    orchestrator.critic.CriticActor = CriticActor
+    services.reward.RewardService = RewardService
+    orchestrator.loop.assemble = assemble
+    app()
