@@ -32,10 +32,10 @@ test: $(STAMP)  ## lint, types and the tests that take minutes at most
 	@$(BIN)/python -m pytest -m "not slow" --ignore tests/services $(ARGS)
 	@$(BIN)/python -m pytest -m "not slow" tests/services $(ARGS)
 
-test-all: $(STAMP)  ## every test, the slow ones too
+test-all: $(STAMP)  ## every test, the slow ones too, but for test-faults
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/pyright
-	@$(BIN)/python -m pytest --ignore tests/services $(ARGS)
+	@$(BIN)/python -m pytest --ignore tests/services --ignore tests/faults $(ARGS)
 	@$(BIN)/python -m pytest tests/services $(ARGS)
 
 test-faults: $(STAMP)  ## kill, stop and break every part of a real training run; prints the recovery times

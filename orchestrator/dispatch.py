@@ -26,8 +26,9 @@ from actors.player import Order, group_name
 
 @dataclass(frozen=True, slots=True)
 class ShardRef:
-    """References to a finished shard: its rollout table and its images."""
+    """References to a finished shard: its rollout table and its images. `name` is its order's, for people."""
 
+    name: str
     rollout: Any
     images: Any
 
@@ -164,10 +165,10 @@ class Dispatch:
         numbers = frozenset(n for n, task in enumerate(order.tasks) if group_name(order.name, n, task) in arrived)
         if _is_elsewhere(images):
             done, images = _copy_here(images)
-            self._copies[done] = _Copy(stream.part, stream.rank, numbers, ShardRef(item, images))
+            self._copies[done] = _Copy(stream.part, stream.rank, numbers, ShardRef(order.name, item, images))
             return None
         stream.part.done |= numbers
-        return ShardRef(item, images)
+        return ShardRef(order.name, item, images)
 
     def _copied(self, ref: Any) -> ShardRef | None:
         """A shard whose images were copied; None when they were lost first, and must be played again."""

@@ -72,7 +72,8 @@ class PendingReward:
         try:
             table = self._scores.result(timeout_s=timeout_s)
         except RayTaskError as error:
-            failure = GroupError("reward", (), "score", "raised", f"{type(error.cause).__name__}: {error.cause}")
+            detail = f"{type(error.cause).__name__}: {error.cause}"
+            failure = GroupError("reward", (), f"score of {self._shard.name}", "raised", detail)
             failure.cause = error
             loss = self._recoveries.begin(failure)
             self._scores = self._client.start(self._shard.rollout)
@@ -99,7 +100,8 @@ class PendingLogprobs:
         """
         while True:
             try:
-                return self._role.group.gather("logprobs", {self._rank: self._ref}, timeout_s)[self._rank]
+                what, refs = f"logprobs of {self._shard.name}", {self._rank: self._ref}
+                return self._role.group.gather(what, refs, timeout_s)[self._rank]
             except GroupError as error:
                 self._role.lost(error, self._actor)
                 self._rank, self._actor, self._ref = self._role.send(self._shard)

@@ -1,15 +1,11 @@
 """Scenes for runs that are disturbed, and the table of how long each part took to come back."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from pointing.scenes import write_scenes
-
-sys.path.insert(0, str(Path(__file__).parent))  # training.py
-
-from training import table
+from tests.faults.training import Training, config, table
 
 ROWS: list[tuple[str, str, str, float | None]] = []
 
@@ -19,6 +15,14 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     write_scenes(folder, train=48, validation=4, test=4, seed=5)
     return folder
+
+
+@pytest.fixture(scope="session")
+def calm(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    """The run that is left alone."""
+    with Training(config(tmp_path_factory.mktemp("calm"), scenes)) as run:
+        run.finish()
+    return run
 
 
 @pytest.fixture(scope="session")

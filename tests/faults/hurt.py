@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import ray
 
 import orchestrator.critic
 import orchestrator.loop
@@ -95,7 +94,6 @@ def assemble(rollouts: Any, *others: Any) -> Any:
 
 MARKS = Path(sys.argv[-1]).with_suffix(".hurt").absolute()
 if __name__ == "__main__":
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     plain_assemble = orchestrator.loop.assemble
     orchestrator.rollouts.RolloutActor = RolloutActor
     orchestrator.roles.ReferenceActor = ReferenceActor

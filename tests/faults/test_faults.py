@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import STEPS, Training, assert_equal, config, signalled
+
+from tests.faults.training import STEPS, Training, assert_equal, config, signalled
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -27,7 +28,7 @@ PAUSE_S = 15.0  # of a driver; longer than the others may be silent
 
 
 class Runs:
-    """The run that was left alone, and one for each kind of fault, made when they are first asked for."""
+    """A run for each kind of fault, made when it is first asked for."""
 
     def __init__(self, chosen: dict[str, list[str]], scenes: Path, folder: Path) -> None:
         self._chosen = chosen
@@ -37,7 +38,7 @@ class Runs:
         self.driver_s: dict[str, float] = {}
 
     def of(self, fault: str) -> Training:
-        """The run of a fault, "" for none. Raises what went wrong in it, each time it is asked for."""
+        """The run of a fault. Raises what went wrong in it, each time it is asked for."""
         if fault not in self._made:
             try:
                 self._made[fault] = self._make(fault)
@@ -49,9 +50,9 @@ class Runs:
         return made
 
     def _make(self, fault: str) -> Training:
-        parts = self._chosen.get(fault, [])
+        parts = self._chosen[fault]
         inside = [part for part in parts if part in ROLES or (part == "driver" and fault == "raise")]
-        values = config(self._folder / (fault or "none"), self._scenes)
+        values = config(self._folder / fault, self._scenes)
         with Training(values, dict.fromkeys(inside, fault)) as run:
             if "controller" in parts:
                 run.after_step(1)
@@ -88,8 +89,7 @@ def runs(request: pytest.FixtureRequest, scenes: Path, tmp_path_factory: pytest.
     shutil.rmtree(folder)
 
 
-def test_the_run_that_is_left_alone_loses_nothing(runs: Runs) -> None:
-    calm = runs.of("")
+def test_the_run_that_is_left_alone_loses_nothing(calm: Training) -> None:
     assert calm.recoveries() == []
     assert [r["step"] for r in calm.records()] == list(range(STEPS))
     assert calm.records()[-1]["recovery/count"] == 0
@@ -97,9 +97,11 @@ def test_the_run_that_is_left_alone_loses_nothing(runs: Runs) -> None:
 
 
 @pytest.mark.parametrize(("part", "fault"), CASES, ids=["-".join(case) for case in CASES])
-def test_it_comes_back_and_changes_no_number(runs: Runs, part: str, fault: str, rows: list[Any]) -> None:
+def test_it_comes_back_and_changes_no_number(
+    calm: Training, runs: Runs, part: str, fault: str, rows: list[Any]
+) -> None:
     run = runs.of(fault)
-    assert_equal(run, runs.of(""))
+    assert_equal(run, calm)
     if part == "driver":
         rows.append((part, fault, "-", runs.driver_s[fault]))
     elif part == "controller":  # nothing waits for it: what was lost with it is not missed
