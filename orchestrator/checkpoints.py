@@ -84,10 +84,10 @@ class Checkpoints:
     def finish_last(self) -> None:
         """As `finish`, but a last checkpoint that could not be written is an error, whatever checkpoint.on_error is.
 
-        One that went with a learner rank while it was written is written again: the rebuilt ranks have its state.
+        One that went with a rank while it was written is written once more: the rebuilt ranks have its state.
         """
         self.finish()
-        while self._lost is not None:
+        if self._lost is not None:
             self.save(self._lost, self._state, self._best)
             self.finish()
         if self._last is None or not is_whole(self._folder.checkpoint(self._last)):

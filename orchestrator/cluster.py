@@ -22,7 +22,7 @@ from orchestrator.clock import timed
 from orchestrator.critic import CriticRole, NoCritic
 from orchestrator.dispatch import ShardRef
 from orchestrator.durable import Answers
-from orchestrator.folder import critic_of, run_folder
+from orchestrator.folder import run_folder
 from orchestrator.local_ray import start_local
 from orchestrator.recoveries import Recoveries
 from orchestrator.roles import LearnerRole, NoReference, PendingLogprobs, PendingReward, ReferenceRole, RewardRole

@@ -41,7 +41,7 @@ class DurableGroup:
         self._folder = folder
         self._recoveries = recoveries
         self._part_of = part_of
-        self._journal = Journal(folder.root / "replay" / group.role, group.limits.call_s)
+        self._journal = Journal(folder.replay / group.role, group.limits.call_s)
         self._step = 0  # updates made, as the checkpoints count them
 
     @property
@@ -92,13 +92,9 @@ class DurableGroup:
 
         It is noted first, so that a group that is rebuilt later can repeat it.
         """
-        self.trim()
+        self._journal.trim(max(self._folder.steps(), default=0))  # what a complete checkpoint holds
         self._journal.record(self._step, method, arguments)
         return Answers(self, f"{method} of step {self._step}", _to_all(method, arguments), updates=1)
-
-    def trim(self) -> None:
-        """Deletes the noted updates that a complete checkpoint holds."""
-        self._journal.trim(max(self._folder.steps(), default=0))
 
     def made(self, updates: int) -> None:
         """Counts updates whose answers are there."""

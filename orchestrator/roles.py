@@ -238,9 +238,7 @@ class LearnerRole:
     @timed("checkpoint")
     def finish_save(self) -> str | None:
         """Waits for the checkpoint that is being written. Returns why it could not be."""
-        failure = self.group.call("finish_save")[0]
-        self.group.trim()
-        return failure
+        return self.group.call("finish_save")[0]
 
     def export(self, folder: str) -> None:
         """Writes the model as a Hugging Face checkpoint."""

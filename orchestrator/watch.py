@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 
@@ -79,6 +80,7 @@ class Watch:
         self.save(progress)
         self.checkpoints.finish_last()
         self._cluster.learner.export(str(self._folder.export))
+        shutil.rmtree(self._folder.replay, ignore_errors=True)  # the last checkpoint holds every update
         plot_curves(self._folder.metrics, self._folder.root / "curves.png")
 
     def save(self, progress: Progress) -> None:
