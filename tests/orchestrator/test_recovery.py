@@ -22,6 +22,7 @@ from orchestrator.folder import RunFolder
 from orchestrator.journal import Journal
 from orchestrator.recoveries import Recoveries, RecoveryLimitError
 from orchestrator.rollouts import RolloutRole
+from policy.files import sealed
 from schemas.config import Sampling
 from schemas.placement import Place
 from schemas.task import NEGATIVE, Task
@@ -249,7 +250,7 @@ def test_a_rebuilt_group_repeats_what_the_checkpoint_lacks(
             checkpoint = folder.checkpoint(step)
             checkpoint.mkdir(parents=True)
             (checkpoint / "total").write_text(str(expected))
-            (checkpoint / "complete.json").write_text(json.dumps({"extra": {"step": step}}))
+            (checkpoint / "complete.json").write_text(json.dumps(sealed({"extra": {"step": step}})))
         table = ray.put(pa.table({"x": [step, step + 1]}))
         if step == 4:
             os.kill(pid_of(learner.group, 0), signal.SIGKILL)
