@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 GROUP = "health"
@@ -65,7 +66,8 @@ def watched(actor_class: type) -> type:
 class Pulse:
     """Asks actors for signs of life, without waiting, and says which have been silent for too long.
 
-    An actor is judged from its first answer on: until its constructor has run, the deadline of the start holds.
+    An actor is judged from its first answer on: until its constructor has run, the deadline of the start holds. The
+    time between two looks counts up to a quarter of `silence_s`: what this process slept through was nobody's silence.
     """
 
     def __init__(self, silence_s: float, ping: Callable[[Any], Any]) -> None:
@@ -73,7 +75,8 @@ class Pulse:
         self._silence_s = silence_s
         self._every_s = silence_s / 10
         self._ping = ping
-        self._asked: dict[Any, tuple[Any, float]] = {}  # actor -> the ping under way, and since when
+        self._asked: dict[Any, tuple[Any, float]] = {}  # actor -> the ping under way, and seconds looked on in vain
+        self._looked: dict[Any, float] = {}
         self._answered: dict[Any, float] = {}
         self.answers: dict[Any, Any] = {}
 
@@ -84,26 +87,30 @@ class Pulse:
         done = set(ray.wait(pings, num_returns=len(pings), timeout=0)[0]) if pings else set[Any]()
         found: list[Any] = []
         for actor in actors:
-            ping, since = self._asked.get(actor, (None, now))
+            passed = min(now - self._looked.get(actor, now), self._silence_s / 4)
+            self._looked[actor] = now
+            ping, waited = self._asked.get(actor, (None, 0.0))
             if ping in done:
                 del self._asked[actor]
                 self._note(actor, ping, now)
-            elif ping is not None and actor in self.answers and now - since > self._silence_s:
-                found.append(actor)
+            elif ping is not None:
+                self._asked[actor] = (ping, waited + passed)
+                if actor in self.answers and waited + passed > self._silence_s:
+                    found.append(actor)
             if actor not in self._asked and now - self._answered.get(actor, 0.0) > self._every_s:
-                self._asked[actor] = (self._ping(actor), now)
+                self._asked[actor] = (self._ping(actor), 0.0)
         return found
 
     def forget(self, actor: Any) -> None:
         """Drops an actor that is no more."""
-        for known in (self._asked, self._answered, self.answers):
+        for known in (self._asked, self._looked, self._answered, self.answers):
             known.pop(actor, None)
 
     def _note(self, actor: Any, ping: Any, now: float) -> None:
         self._answered[actor] = now
         try:
             self.answers[actor] = ray.get(ping)
-        except ray.exceptions.RayError:
+        except RayError:
             return  # dead: whatever is waited for of this actor says so
 
 
@@ -132,7 +139,7 @@ def stacks_of(actor: Any, process: Process | None, timeout_s: float) -> str:
     """What an actor is doing, for people: its stacks, or why there are none."""
     try:
         return ray.get(actor.stacks.remote(), timeout=timeout_s)
-    except ray.exceptions.RayError as error:
+    except RayError as error:
         reason = f"no stacks within {timeout_s:.0f} s: {type(error).__name__}"
     if process is None:
         return f"{reason}; the actor never answered"

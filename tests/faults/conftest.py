@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from pointing.scenes import write_scenes
-from tests.faults.training import Training, config, table
+from tests.faults.training import Row, Training, config, table
 
-ROWS: list[tuple[str, str, str, float | None]] = []
+ROWS: list[Row] = []
 
 
 @pytest.fixture(scope="session")
@@ -26,12 +26,12 @@ def calm(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Training:
 
 
 @pytest.fixture(scope="session")
-def rows() -> list[tuple[str, str, str, float | None]]:
+def rows() -> list[Row]:
     """What was measured; printed at the end."""
     return ROWS
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if ROWS:
-        terminalreporter.section("from detection until it was back")
+        terminalreporter.section("what was hurt, and how long it took")
         terminalreporter.write_line(table(sorted(ROWS)))

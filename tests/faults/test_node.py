@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.faults.nodes import two_nodes
-from tests.faults.training import Training, assert_equal, config
+from tests.faults.training import Row, Training, assert_equal, config, row_of
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(2000)]
 
 
 @pytest.mark.parametrize("fault", ["SIGKILL", "SIGSTOP"])
 def test_a_node_that_is_lost_changes_no_number(
-    calm: Training, scenes: Path, tmp_path: Path, fault: str, rows: list[Any]
+    calm: Training, scenes: Path, tmp_path: Path, fault: str, rows: list[Row]
 ) -> None:
     with two_nodes() as environment, Training(config(tmp_path, scenes), {"node": fault}, environment) as run:
         run.finish()
-    assert run.hurt_at("node") is not None, "nothing happened"
+    hurt_at = run.hurt_at("node")
+    assert hurt_at is not None, "nothing happened"
     assert_equal(run, calm)
     found = [r for r in run.recoveries() if r["role"] == "rollout"]
     assert found
-    rows.append(("node", fault, found[0]["fault"], found[0]["seconds"]))
+    rows.append(row_of("node", fault, hurt_at, found[0]))
     shutil.rmtree(tmp_path)

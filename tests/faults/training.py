@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,9 +113,9 @@ class Training:
 
     def after_step(self, step: int) -> None:
         """Returns when the step is in the log."""
-        self.until(lambda: any(r["step"] == step for r in self.records()), 400)
+        self.until(lambda: any(r["step"] == step for r in self.records()), 700)
 
-    def finish(self, seconds: float = 500) -> None:
+    def finish(self, seconds: float = 1000) -> None:
         """Waits for the end, which must be a good one."""
         self.until(lambda: self.driver.poll() == 0, seconds)
 
@@ -199,12 +200,34 @@ def numbers(record: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in record.items() if k != "time" and not k.startswith(("time/", "recovery/"))}
 
 
-def table(rows: Iterable[tuple[str, str, str, float | None]]) -> str:
-    """Markdown: part, fault, how it was found, seconds from detection until it was back."""
-    lines = ["| part | fault | found as | seconds |", "|---|---|---|---|"]
-    return "\n".join(
-        lines + [f"| {p} | {f} | {how} | {'-' if s is None else format(s, '.1f')} |" for p, f, how, s in rows]
-    )
+@dataclass(frozen=True, order=True)
+class Row:
+    """One cell of the matrix: how the fault was found, after how many seconds, and how many more until it was mended.
+
+    >>> Row("learner", "SIGKILL", "died", 0.1, 12.5).part
+    'learner'
+    """
+
+    part: str
+    fault: str
+    found: str
+    noticed_s: float | None = None
+    mended_s: float | None = None
+
+
+def row_of(part: str, fault: str, hurt_at: float, recovery: Mapping[str, Any]) -> Row:
+    """From a line of recoveries.jsonl, whose time is that of the end."""
+    seconds = recovery["seconds"]
+    return Row(part, fault, recovery["fault"], recovery["time"] - seconds - hurt_at, seconds)
+
+
+def table(rows: Iterable[Row]) -> str:
+    """Markdown."""
+    lines = ["| part | fault | found as | noticed after, s | mended after, s |", "|---|---|---|---|---|"]
+    for row in rows:
+        times = ("-" if s is None else f"{s:.1f}" for s in (row.noticed_s, row.mended_s))
+        lines.append(f"| {row.part} | {row.fault} | {row.found} | {' | '.join(times)} |")
+    return "\n".join(lines)
 
 
 def signalled(process: psutil.Process, fault: str) -> None:
