@@ -23,7 +23,7 @@ from tests.orchestrator.local_cluster import ROOT, LocalCluster, free_ports, loc
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2400)]
 
-STEPS = 5
+STEPS = 6
 # CPUs of the nodes, by label. Those of the first three are taken whole, so the reward finds room on the last alone.
 NODES = {"learner": 1, "reference": 1, "rollout": 1, "reward": 1}
 PLACED = [f"resources.placement.{role}.label={role}" for role in ("learner", "reference", "rollout")]
