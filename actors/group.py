@@ -106,10 +106,10 @@ class ActorGroup:
         """`start(rank)` makes the actor of a rank in its place."""
         self.role = role
         self.limits = limits
-        self._start = start
+        self._make = start
         self._placement = placement
         self._pulse = health.Pulse(limits.silence_s, lambda actor: actor.whoami.remote())
-        self._actors = [start(rank) for rank in range(placement.bundle_count)]
+        self._actors = [self._start(rank) for rank in range(placement.bundle_count)]
 
     @classmethod
     def spawn(
@@ -258,6 +258,11 @@ class ActorGroup:
         for rank in range(len(self._actors)):
             self._end(rank)
         remove_placement_group(self._placement)
+
+    def _start(self, rank: int) -> Any:
+        actor = self._make(rank)
+        self._pulse.ask(actor)
+        return actor
 
     def _end(self, rank: int) -> None:
         actor = self._actors[rank]

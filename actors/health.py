@@ -66,7 +66,8 @@ def watched(actor_class: type) -> type:
 class Pulse:
     """Asks actors for signs of life, without waiting, and says which have been silent for too long.
 
-    An actor is judged from its first answer on: until its constructor has run, the deadline of the start holds. The
+    An actor is judged from its first answer on: until its constructor has run, the deadline of the start holds. So ask
+    it as soon as it is made, or one that stops before it was ever looked at is waited for until the call's limit. The
     time between two looks counts up to a quarter of `silence_s`: what this process slept through was nobody's silence.
     """
 
@@ -98,8 +99,12 @@ class Pulse:
                 if actor in self.answers and waited + passed > self._silence_s:
                     found.append(actor)
             if actor not in self._asked and now - self._answered.get(actor, 0.0) > self._every_s:
-                self._asked[actor] = (self._ping(actor), 0.0)
+                self.ask(actor)
         return found
+
+    def ask(self, actor: Any) -> None:
+        """Asks for a sign of life."""
+        self._asked[actor] = (self._ping(actor), 0.0)
 
     def forget(self, actor: Any) -> None:
         """Drops an actor that is no more."""

