@@ -9,6 +9,7 @@ Rounding to nearest would stop the second moment: one step moves it by 1 - beta2
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+PIECE = 1 << 24  # weights moved at once: the six float32 copies that it takes are of 64 MiB, not of a whole embedding
 
 
 def stochastic_bfloat16(x: Tensor) -> Tensor:
@@ -57,22 +59,43 @@ class BFloat16AdamW(Optimizer):
             state["step"] = torch.zeros(())
             state |= {name: torch.zeros_like(p, dtype=torch.bfloat16) for name in MOMENTS}
         state["step"] += 1
-        count, (beta1, beta2) = float(state["step"]), group["betas"]
-        weight, gradient = _local(p), _local(p.grad)
-        stored = [_local(state[name]) for name in MOMENTS]
-        first = stored[0].float().lerp_(gradient, 1 - beta1)
-        second = stored[1].float().mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        scale = (second / (1 - beta2**count)).sqrt_().add_(group["eps"])
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.addcdiv_(first, scale, value=-group["lr"] / (1 - beta1**count))
-        for moment, exact in zip(stored, (first, second), strict=True):
-            moment.copy_(stochastic_bfloat16(exact))
+        rates = _Rates(group["lr"], group["weight_decay"], group["eps"], *group["betas"], float(state["step"]))
+        whole = [_local(x) for x in (p, p.grad, *(state[name] for name in MOMENTS))]
+        for weight, gradient, first, second in zip(*map(_pieces, whole), strict=True):
+            _move(weight, gradient, first, second, rates)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes a state; its moments come back as bfloat16 (torch casts them to the weights' type: exact both ways)."""
         super().load_state_dict(state_dict)
         for state in self.state.values():
             state |= {name: state[name].to(torch.bfloat16) for name in MOMENTS}
+
+
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    lr: float
+    decay: float
+    eps: float
+    beta1: float
+    beta2: float
+    step: float
+
+
+def _move(weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rates: _Rates) -> None:
+    """AdamW's step of one piece, in place; `first` and `second` are its moments in bfloat16."""
+    mean = first.float().lerp_(gradient, 1 - rates.beta1)
+    square = second.float().mul_(rates.beta2).addcmul_(gradient, gradient, value=1 - rates.beta2)
+    scale = (square / (1 - rates.beta2**rates.step)).sqrt_().add_(rates.eps)
+    weight.mul_(1 - rates.lr * rates.decay)
+    weight.addcdiv_(mean, scale, value=-rates.lr / (1 - rates.beta1**rates.step))
+    first.copy_(stochastic_bfloat16(mean))
+    second.copy_(stochastic_bfloat16(square))
+
+
+def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    """Views of some rows each, of PIECE numbers or fewer (one row, where it has more)."""
+    x = torch.atleast_1d(x)
+    return x.split(max(1, PIECE * len(x) // max(1, x.numel())))
 
 
 def _local(value: Any) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from policy import bf16_adamw
 from policy.bf16_adamw import MOMENTS, BFloat16AdamW, stochastic_bfloat16
 from policy.learner import PolicyLearner
 from policy.tiny import build_tiny
@@ -28,9 +29,12 @@ def test_what_bfloat16_holds_is_left_as_it_is():
     assert torch.equal(stochastic_bfloat16(held.float()), held)
 
 
-def test_the_first_step_is_that_of_adamw_exactly_up_to_rounding():
-    """The step uses the moments before they are rounded, and the first ones start from 0."""
-    start, gradient = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(2))
+@pytest.mark.parametrize("piece", [1, 7, 1 << 24])
+@pytest.mark.parametrize("shape", [(5, 3), (4,), (), (0, 3)])
+def test_the_first_step_is_that_of_adamw_exactly_up_to_rounding(shape, piece, monkeypatch):
+    """The step uses the moments before they are rounded, and the first ones start from 0. Pieces change nothing."""
+    monkeypatch.setattr(bf16_adamw, "PIECE", piece)
+    start, gradient = torch.randn(2, *shape, generator=torch.Generator().manual_seed(2))
     half, full = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
     options = {"lr": 0.1, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.3}
     for p, optimiser in ((half, BFloat16AdamW), (full, torch.optim.AdamW)):
