@@ -9,6 +9,7 @@ one block. Adapters are not read: every rank draws the same ones.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,8 @@ def _receive(weight: Tensor, name: str, stored: StoredWeights) -> None:
     """Fills a weight from rank 0's file, block by block. Blocks travel between the devices that compute."""
     device = weight.device_mesh.device_type if isinstance(weight, DTensor) else weight.device
     total = weight.shape[0]
-    rows = max(1, BLOCK_BYTES // (weight[0].numel() * weight.element_size())) if total else 1
+    row_bytes = math.prod(weight.shape[1:]) * weight.element_size()  # not off weight[0]: that gathers the whole weight
+    rows = max(1, BLOCK_BYTES // max(1, row_bytes))
     for first in range(0, total, rows):
         last = min(total, first + rows)
         if dist.get_rank() == 0:
