@@ -1,5 +1,7 @@
 """Every shipped configuration parses, and the quickstart's paths are those that make train makes."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,17 @@ def test_the_quickstart_uses_every_role() -> None:
     assert config.algorithm.adaptive is not None
     made = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"pointvg scenes {Path(str(config.data.train_files)).parent}" in made
+
+
+def test_the_commands_for_a_gpu_parse() -> None:
+    """Of docs/clusters.md, which nobody without a GPU can run."""
+    text = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    shared = re.search(r'ONE="(.*)"', text)
+    assert shared
+    commands = [shlex.split(line, comments=True) for line in re.findall(r"pointvg train (--config .*\$ONE.*)", text)]
+    assert len(commands) == 4
+    for _, file, *overrides in commands:
+        given = [each for word in overrides for each in (shared[1].split() if word == "$ONE" else [word])]
+        resources = load(TrainConfig, ROOT / file, given).config.resources
+        assert resources.gpus_per_engine
+        assert resources.gpus_per_learner
