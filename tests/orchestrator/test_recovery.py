@@ -20,6 +20,7 @@ from actors.player import Order, group_name
 from orchestrator.durable import DurableGroup
 from orchestrator.folder import RunFolder
 from orchestrator.journal import Journal
+from orchestrator.local_ray import start_local
 from orchestrator.recoveries import Recoveries, RecoveryLimitError
 from orchestrator.rollouts import RolloutRole
 from policy.files import sealed
@@ -35,13 +36,11 @@ LIMITS = Limits(start_s=60, call_s=60, silence_s=6)
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("RAY_AUTH_MODE", "disabled")
-        ray.init("local", num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=2**27)
-        try:
-            yield
-        finally:
-            ray.shutdown()
+    start_local(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=2**27)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 @pytest.fixture
