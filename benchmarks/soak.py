@@ -11,6 +11,7 @@ fifths, a least-squares slope with its error, and what of processes, shared memo
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -163,7 +164,8 @@ def soak(steps: int, every: int, overrides: Sequence[str], folder: Path) -> dict
                     due = step - step % every + every
                 time.sleep(0.2)
         finally:
-            run.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # the usual end
+                run.kill()
     if run.returncode:
         sys.exit(f"the run ended with {run.returncode}:\n{(folder / 'output').read_text(encoding='utf-8')[-3000:]}")
     _, alive = psutil.wait_procs(list(seen.values()), timeout=ENDS_WITHIN_S)
