@@ -51,8 +51,9 @@ def two_nodes() -> Generator[dict[str, str]]:
             "--include-dashboard=false",
             f"--temp-dir={temporary}/ray",
         )
-        address = _address(head)
-        start(Path(temporary, "doomed.log"), f"--address={address}", "--num-cpus=1", DOOMED_NODE="1")
+        address = _said(head, r"--address='([^']+)'")
+        doomed = start(Path(temporary, "doomed.log"), f"--address={address}", "--num-cpus=1", DOOMED_NODE="1")
+        _said(doomed, r"(Ray runtime started)")  # a run that is placed earlier would be on the head alone
         environment = {name: common[name] for name in ("RAY_AUTH_MODE", "RAY_max_direct_call_object_size", *QUICK)}
         yield environment | {"RAY_ADDRESS": address}
     finally:
@@ -61,10 +62,11 @@ def two_nodes() -> Generator[dict[str, str]]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _address(log: Path) -> str:
+def _said(log: Path, what: str) -> str:
+    """The group of a pattern, once it is in the log."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
-        if found := re.search(r"--address='([^']+)'", log.read_text()):
+        if found := re.search(what, log.read_text()):
             return found.group(1)
         time.sleep(0.2)
     raise TimeoutError(log.read_text())
