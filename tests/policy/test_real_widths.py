@@ -63,6 +63,9 @@ def ranks(tmp_path_factory):
 def test_one_rank_reads_the_weights(ranks):
     assert ranks[0]["read"] > 0
     assert ranks[1]["read"] == 0
+    whole = 4 * ranks[0]["weights"] / GIB
+    start = ranks[1]["parts"]["start"]
+    assert start["peak_gib"] - start["before_gib"] < 0.7 * whole  # its half, and a block under way
 
 
 def test_a_step_moves_what_is_trained_and_nothing_else(ranks):
