@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
-import pyarrow as pa
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +78,6 @@ class Training:
         for part, fault in hurt.items():
             (self.marks / part).write_text(fault)
         self.log = self.folder.with_suffix(".log")
-        self._seen: set[Path] = set()
         self.start()
 
     def __enter__(self) -> Training:
@@ -108,7 +106,6 @@ class Training:
         while not (found := ready()):
             assert not alive or self.driver.poll() is None, f"the run ended ({self.driver.returncode}):\n{self.tail()}"
             assert time.monotonic() < deadline, f"nothing within {seconds:.0f} s:\n{self.tail()}"
-            self.keep_batches()
             time.sleep(0.05)
         return found
 
@@ -164,23 +161,9 @@ class Training:
         """When the part was hurt, by the clock; None if it was not."""
         return next((float(file.name.split(".", 1)[1]) for file in self.marks.glob(f"{part}.*")), None)
 
-    def keep_batches(self) -> None:
-        """Links every training table that is noted for a replay, before a checkpoint lets it go."""
-        for file in (self.folder / "replay" / "learner").glob("step-*/0.arrow"):
-            if file not in self._seen:
-                kept = self.folder / "kept" / f"{file.parent.name}.arrow"
-                kept.parent.mkdir(exist_ok=True)
-                kept.unlink(missing_ok=True)
-                try:
-                    os.link(file, kept)
-                except FileNotFoundError:
-                    continue
-                self._seen.add(file)
-
     def trajectories(self, step: int) -> list[str]:
-        """The ids that the learner was given in a step."""
-        with pa.memory_map(str(self.folder / "kept" / f"step-{step:06d}.arrow")) as source:
-            return pa.ipc.open_file(source).read_all().column("trajectory_id").to_pylist()
+        """The ids that the learner was given in a step, the last time."""
+        return json.loads((self.marks / f"given.{step}").read_text())
 
     def tail(self) -> str:
         """The end of the run's output."""
