@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
 
 import torch
 
+from orchestrator.folder import run_folder
 from orchestrator.placement import Node
 from orchestrator.problems import Problem
 from schemas.config import DType, SftConfig, TrainConfig
@@ -61,7 +61,7 @@ def memory_of(config: TrainConfig | SftConfig, parameters: int) -> dict[str, flo
 
 def check_disk(config: TrainConfig | SftConfig, parameters: int) -> list[Problem]:
     """Whether the run folder can be written and its disk holds the checkpoints that are kept, and one being written."""
-    root = Path(config.run.folder) / config.run.name
+    root = run_folder(config.run).root
     existing = next(path for path in (root, *root.absolute().parents) if path.is_dir())
     if not os.access(existing, os.W_OK):
         return [Problem("run.folder", config.run.folder, f"{existing} cannot be written; choose another folder")]

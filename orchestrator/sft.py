@@ -21,7 +21,7 @@ from ray.train.torch import TorchTrainer
 from orchestrator.checkpoints import Checkpoints, continue_from
 from orchestrator.cluster import connect
 from orchestrator.data import read_split
-from orchestrator.folder import RunFolder, open_run
+from orchestrator.folder import RunFolder, open_run, run_folder
 from orchestrator.job import refuse_unshared
 from orchestrator.lock import locked
 from orchestrator.metrics import MetricsLog, learner_numbers
@@ -49,7 +49,7 @@ def run_sft(config: SftConfig) -> RunFolder:
     """
     check(config).raise_if_any()
     tasks = read_split(config, "train")
-    with locked(RunFolder(Path(config.run.folder) / config.run.name).root):
+    with locked(run_folder(config.run).root):
         folder = open_run(config.run, config)
         bring_back(folder, config.run, config.checkpoint, print)
         found = continue_from(folder, config.run, print)

@@ -58,7 +58,7 @@ def run_training(config: TrainConfig) -> Outcome:
     validation = read_split(config, "validation")
     steps = total_steps(config, len(tasks))
     refuse_critic(config, steps)
-    with locked(RunFolder(Path(config.run.folder) / config.run.name).root):
+    with locked(run_folder(config.run).root):
         folder = open_run(config.run, config)
         bring_back(folder, config.run, config.checkpoint, print)
         found = continue_from(folder, config.run, print)

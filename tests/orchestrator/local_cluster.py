@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from typing import Any
 
 import httpx
 import psutil
+
+from tests.deploy.local_head import free_ports
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -168,15 +169,3 @@ def _wait_for(cluster: LocalCluster, nodes: int, started: list[subprocess.Popen[
         late = time.monotonic() > deadline or any(one.poll() is not None for one in started)
         assert not late, "\n".join(file.read_text(errors="replace") for file in cluster.temp.glob("*.out"))
         time.sleep(0.5)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    held = [socket.socket() for _ in range(count)]
-    try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
-    finally:
-        for one in held:
-            one.close()

@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from policy.checkpoint import verify
-from tests.orchestrator.local_cluster import ROOT, LocalCluster, free_ports, local_cluster
+from tests.deploy.local_head import free_ports
+from tests.orchestrator.local_cluster import ROOT, LocalCluster, local_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2400)]
 
