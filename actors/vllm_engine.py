@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 # Read when vLLM is imported: the engine runs in this process, and its log keeps to what matters.
@@ -22,6 +23,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import numpy as np
 import torch
+from torch.distributed import FileStore, distributed_c10d
 from vllm import SamplingParams
 from vllm.config import VllmConfig, WeightTransferConfig
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
@@ -87,6 +89,7 @@ class VllmEngine:
                 **memory,
             )
         )
+        self._engine.collective_rpc(_drop_rendezvous)
         if transfer == "object_store":
             self.init_transfer({})
 
@@ -162,6 +165,15 @@ class VllmEngine:
         """Empties the caches of key-value blocks of prompts and of embeddings of images."""
         self._engine.reset_prefix_cache()
         self._engine.reset_encoder_cache()
+
+
+def _drop_rendezvous(_worker: object) -> None:
+    """Deletes the file through which the workers found each other: a killed process could not, and all have met."""
+    store: Any = distributed_c10d._get_default_store()
+    while isinstance(store, distributed_c10d.PrefixStore):
+        store = store.underlying_store
+    if isinstance(store, FileStore):
+        Path(store.path).unlink(missing_ok=True)
 
 
 class ForbidTokens(LogitsProcessor):

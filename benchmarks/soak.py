@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -150,8 +151,11 @@ def soak(steps: int, every: int, overrides: Sequence[str], folder: Path) -> dict
     samples: list[Sample] = []
     seen: dict[int, psutil.Process] = {}
     names: set[str] = set()
+    temporary = folder / "t"  # Ray's own folder, where its log stays, is elsewhere
+    temporary.mkdir()
+    environment = {"RAY_TMPDIR": tempfile.gettempdir()} | os.environ | {"TMPDIR": str(temporary)}
     with (folder / "output").open("wb") as output:
-        run = psutil.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        run = psutil.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
             due = every
             while run.poll() is None:
@@ -177,6 +181,7 @@ def soak(steps: int, every: int, overrides: Sequence[str], folder: Path) -> dict
         "left": {
             "processes": [role_of(process) for process in alive],
             "shared_memory": sorted(name for name in names if Path(name).exists()),
+            "temporary_files": sorted(str(p.relative_to(temporary)) for p in temporary.rglob("*") if p.is_file()),
             "partial_files": sorted(str(p.relative_to(folder)) for p in folder.rglob("*.partial")),
         },
         "samples": [asdict(sample) for sample in samples],

@@ -7,6 +7,7 @@ sampled token's log-probability with the learner's forward pass. Prints one JSON
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.update(TORCHDYNAMO_DISABLE="1", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
@@ -171,6 +172,7 @@ def main(architecture: str, folder: Path) -> dict[str, object]:
     report["after update, version"] = after.rollout.column("turn_versions")[0].as_py()[0]
     for number, name in enumerate(("reset_prefix_cache", "reset_encoder_cache")):
         report[f"without {name}"] = bench.without(name, (bench.path, bench.other)[number])
+    report["temporary files"] = [file.name for file in Path(tempfile.gettempdir()).iterdir() if file.is_file()]
     return report
 
 

@@ -19,13 +19,14 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture(scope="module", params=FAMILIES)
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp(request.param)
+    temporary = tmp_path_factory.mktemp("t")
     done = subprocess.run(
         [sys.executable, str(SCRIPT), request.param, str(folder)],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
-        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent.parent), "TMPDIR": str(temporary)},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -62,3 +63,7 @@ def test_the_mask_covers_exactly_the_sampled_tokens(report: dict[str, Any]) -> N
     assert facts["two_images"] == facts["two_turns"] >= 5
     assert facts["forbidden_sampled"] == 0
     assert facts["versions"] == 1
+
+
+def test_an_engine_that_is_killed_would_leave_no_file_behind(report: dict[str, Any]) -> None:
+    assert report["temporary files"] == []
