@@ -1,7 +1,8 @@
 """`pointvg train` in which parts are hurt, each once, while they work.
 
 What is to happen is said by files beside the configuration: hurt/PART holds SIGKILL, SIGSTOP or raise. The process that
-finds itself to be that part deletes the file and is hurt: a signal comes 50 ms later, in the middle of its work.
+finds itself to be that part renames the file and is hurt: a signal comes 50 ms later, in the middle of its work.
+Whoever knows when something happened leaves a file NAME.SECONDS there.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import psutil
 
+import orchestrator.cluster
 import orchestrator.critic
 import orchestrator.loop
 import orchestrator.roles
@@ -25,18 +27,32 @@ import orchestrator.rollouts
 import services.reward
 from orchestrator.cli import app
 
-AT = {"rollout": 1, "node": 1, "reference": 2, "reward": 2, "learner": 3, "critic": 4, "driver": 5}  # steps
+AT = {
+    "rollout": 1,
+    "rollout-too": 1,
+    "node": 1,
+    "reference": 2,
+    "reward": 2,
+    "learner": 3,
+    "critic": 4,
+    "driver": 5,
+}  # steps
 
 
-def hurt(part: str, step: int) -> None:
-    """Does what the part's file says, in the first process that gets here in the part's step."""
+def mark(name: str) -> Path:
+    """Where it is noted that something happens now."""
+    return MARKS / f"{name}.{time.time():.3f}"
+
+
+def hurt(part: str, step: int) -> bool:
+    """Does what the part's file says, in the first process that gets here in the part's step; whether it did."""
     if step != AT[part] or not (file := MARKS / part).is_file():
-        return
+        return False
     fault = file.read_text()
     try:
-        file.rename(MARKS / f"{part}.{time.time():.3f}")  # when it was hurt
+        file.rename(mark(part))
     except FileNotFoundError:
-        return
+        return False
     if fault == "raise":
         raise RuntimeError(f"a {part} that raises")
     number = signal.Signals[fault]
@@ -44,6 +60,7 @@ def hurt(part: str, step: int) -> None:
     raylet = psutil.Process(here).parent()
     victims = [psutil.Process(here)] if part != "node" or raylet is None else [raylet, *raylet.children(recursive=True)]
     threading.Timer(0.05, lambda: [victim.send_signal(number) for victim in victims]).start()
+    return True
 
 
 def step_of(table: Any) -> int:
@@ -53,10 +70,11 @@ def step_of(table: Any) -> int:
 
 class RolloutActor(orchestrator.rollouts.RolloutActor):
     def generate(self, order: Any, version: int) -> Iterator[Any]:
+        mark(f"order-{order.name.replace('.', '-')}").touch()
         for number, item in enumerate(super().generate(order, version)):
             yield item
             if number == 1:  # between its first shard, of two items, and the next
-                hurt("rollout", version)
+                hurt("rollout", version) or hurt("rollout-too", version)
                 if os.environ.get("DOOMED_NODE"):
                     hurt("node", version)
 
@@ -91,6 +109,12 @@ class RewardService(services.reward.RewardService):
         return super().score_table(rollouts)
 
 
+class Recoveries(orchestrator.cluster.Recoveries):
+    def begin(self, error: Any, group: Any = None) -> Any:
+        mark(f"noticed-{error.role}").write_text(error.fault)
+        return super().begin(error, group)
+
+
 def assemble(rollouts: Any, *others: Any) -> Any:
     hurt("driver", step_of(rollouts[0]))
     return plain_assemble(rollouts, *others)
@@ -105,4 +129,5 @@ if __name__ == "__main__":
     orchestrator.critic.CriticActor = CriticActor
     services.reward.RewardService = RewardService
     orchestrator.loop.assemble = assemble
+    orchestrator.cluster.Recoveries = Recoveries
     app()

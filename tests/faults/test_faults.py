@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,14 +110,25 @@ def test_it_comes_back_and_changes_no_number(
     run = runs.of(fault)
     assert_equal(run, calm)
     if part == "driver":
-        rows.append(Row(part, fault, "by whoever runs it", None, runs.driver_s[fault]))
+        seconds = runs.driver_s[fault]
+        rows.append(Row(part, fault, "by whoever runs it", None, seconds, seconds))
     elif part == "controller":  # nothing waits for it: what was lost with it is not missed
         rows.append(Row(part, fault, "not noticed"))
     else:
-        hurt_at = run.hurt_at(part)
-        assert hurt_at is not None, "nothing happened"
-        found = [r for r in run.recoveries() if r["role"] == part]
-        assert [r["fault"] for r in found] == ["died" if (part, fault) == ("reward", "SIGSTOP") else FAULTS[fault]]
-        rows.append(row_of(part, fault, hurt_at, found[0]))
+        row = row_of(run, part, fault, part)
+        assert row.found == ("died" if (part, fault) == ("reward", "SIGSTOP") else FAULTS[fault])
+        assert part == "rollout" or row.back_s is not None
+        rows.append(row)
     if fault == "SIGSTOP" and part in ("rollout", "reference", "learner", "critic"):
         assert list((run.folder / "stacks").glob(f"*-{part}-*.txt")), "what hung processes were doing"
+
+
+def test_a_run_that_loses_every_engine_waits_for_them(
+    calm: Training, scenes: Path, tmp_path: Path, rows: list[Row]
+) -> None:
+    with Training(config(tmp_path, scenes), dict.fromkeys(("rollout", "rollout-too"), "SIGKILL")) as run:
+        run.finish()
+    assert_equal(run, calm)
+    assert "rollout" in {r["role"] for r in run.recoveries()}, "nothing waited"
+    rows.append(replace(row_of(run, "rollout-too", "SIGKILL", "rollout"), part="every rollout engine"))
+    shutil.rmtree(tmp_path)

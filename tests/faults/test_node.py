@@ -19,11 +19,7 @@ def test_a_node_that_is_lost_changes_no_number(
 ) -> None:
     with two_nodes() as environment, Training(config(tmp_path, scenes), {"node": fault}, environment) as run:
         run.finish()
-    hurt_at = run.hurt_at("node")
-    assert hurt_at is not None, "nothing happened"
     assert_equal(run, calm)
     assert "lost         rollout rank(s)" in run.log.read_text(encoding="utf-8")
-    found = [r for r in run.recoveries() if r["role"] == "rollout"]
-    # The other engine may have played all that was left before a new one was there.
-    rows.append(row_of("node", fault, hurt_at, found[0]) if found else Row("node", fault, "died"))
+    rows.append(row_of(run, "node", fault, "rollout"))  # its six steps may be over before a new engine is there
     shutil.rmtree(tmp_path)

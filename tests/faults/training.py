@@ -157,9 +157,21 @@ class Training:
         """Lines of recoveries.jsonl."""
         return _lines(self.folder / "recoveries.jsonl")
 
-    def hurt_at(self, part: str) -> float | None:
-        """When the part was hurt, by the clock; None if it was not."""
-        return next((float(file.name.split(".", 1)[1]) for file in self.marks.glob(f"{part}.*")), None)
+    def when(self, name: str) -> list[float]:
+        """When something happened, by the clock, ascending; see hurt.py. A part's own name: when it was hurt."""
+        return sorted(float(file.name.split(".", 1)[1]) for file in self.marks.glob(f"{name}.*"))
+
+    def noticed(self, role: str) -> tuple[float, str]:
+        """When and as what the first loss of a role was noticed. The reward mends itself, and tells when it is back."""
+        if marks := sorted(self.marks.glob(f"noticed-{role}.*")):
+            return self.when(f"noticed-{role}")[0], marks[0].read_text()
+        (back,) = (r for r in self.recoveries() if r["role"] == role)
+        return back["time"] - back["seconds"], back["fault"]
+
+    def played_again(self) -> float | None:
+        """When an engine first took over what a lost one had not finished, by the clock."""
+        orders = {file.name.split(".", 1)[0] for file in self.marks.glob("order-*")}
+        return min((times[1] for order in orders if len(times := self.when(order)) > 1), default=None)
 
     def trajectories(self, step: int) -> list[str]:
         """The ids that the learner was given in a step, the last time."""
@@ -192,9 +204,10 @@ def numbers(record: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, order=True)
 class Row:
-    """One cell of the matrix: how the fault was found, after how many seconds, and how many more until it was mended.
+    """One cell of the matrix: how the fault was found, after how many seconds, and how many more until the work that
+    was lost was taken up again and until the part was back.
 
-    >>> Row("learner", "SIGKILL", "died", 0.1, 12.5).part
+    >>> Row("learner", "SIGKILL", "died", 0.1, 12.5, 12.5).part
     'learner'
     """
 
@@ -202,20 +215,24 @@ class Row:
     fault: str
     found: str
     noticed_s: float | None = None
-    mended_s: float | None = None
+    resumed_s: float | None = None
+    back_s: float | None = None
 
 
-def row_of(part: str, fault: str, hurt_at: float, recovery: Mapping[str, Any]) -> Row:
-    """From a line of recoveries.jsonl, whose time is that of the end."""
-    seconds = recovery["seconds"]
-    return Row(part, fault, recovery["fault"], recovery["time"] - seconds - hurt_at, seconds)
+def row_of(run: Training, part: str, fault: str, role: str) -> Row:
+    """What a run tells about a part of a role that was hurt in it. It may end before a rollout engine is back."""
+    (hurt_at,), (noticed_at, found) = run.when(part), run.noticed(role)
+    back_s = next((r["seconds"] for r in run.recoveries() if r["role"] == role), None)
+    again = run.played_again() if role == "rollout" else None
+    return Row(part, fault, found, noticed_at - hurt_at, back_s if again is None else again - noticed_at, back_s)
 
 
 def table(rows: Iterable[Row]) -> str:
     """Markdown."""
-    lines = ["| part | fault | found as | noticed after, s | mended after, s |", "|---|---|---|---|---|"]
+    lines = ["| part | fault | found as | noticed after, s | its work goes on after, s | it is back after, s |"]
+    lines += ["|---|---|---|---|---|---|"]
     for row in rows:
-        times = ("-" if s is None else f"{s:.1f}" for s in (row.noticed_s, row.mended_s))
+        times = ("-" if s is None else f"{s:.1f}" for s in (row.noticed_s, row.resumed_s, row.back_s))
         lines.append(f"| {row.part} | {row.fault} | {row.found} | {' | '.join(times)} |")
     return "\n".join(lines)
 
