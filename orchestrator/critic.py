@@ -48,7 +48,13 @@ class CriticRole:
             arguments=lambda rank: (rank, plan.ranks, config, total_steps * plan.optimiser_steps),
             limits=Limits.of(resources),
         )
-        self.group = DurableGroup(group, run_folder(config.run), recoveries, part_of=lambda path: str(critic_of(path)))
+        self.group = DurableGroup(
+            group,
+            run_folder(config.run),
+            recoveries,
+            config.checkpoint.on_error,
+            part_of=lambda path: str(critic_of(path)),
+        )
 
     def start(self, checkpoint: str | None) -> None:
         """Builds the sharded model, from a checkpoint of the run if given."""

@@ -18,6 +18,7 @@ from orchestrator.journal import Journal
 from orchestrator.recoveries import Recoveries
 from orchestrator.stop import STOP
 from policy.checkpoint import read_extra
+from schemas.config import OnError
 
 Send = Callable[[Sequence[Any]], Sequence[Any]]  # actors in order of rank -> references to their answers
 
@@ -34,14 +35,15 @@ class DurableGroup:
         group: ActorGroup,
         folder: RunFolder,
         recoveries: Recoveries,
+        on_error: OnError,
         part_of: Callable[[str], str] = lambda checkpoint: checkpoint,
     ) -> None:
-        """`part_of(checkpoint)` is what the actors load of a checkpoint of the run."""
+        """`on_error` is what a replay that cannot be written does; `part_of(checkpoint)` is what the actors load."""
         self.group = group
         self._folder = folder
         self._recoveries = recoveries
         self._part_of = part_of
-        self._journal = Journal(folder.replay / group.role, group.limits.call_s)
+        self._journal = Journal(folder.replay / group.role, group.limits.call_s, on_error)
         self._step = 0  # updates made, as the checkpoints count them
 
     @property
@@ -90,7 +92,8 @@ class DurableGroup:
     def begin_update(self, method: str, *arguments: Any) -> Answers:
         """Starts a call that changes the model; tables are given as references. Wait for it before the next.
 
-        It is noted first, so that a group that is rebuilt later can repeat it.
+        It is noted first, so that a group that is rebuilt later can repeat it. Raises CheckpointError as
+        Journal.record does.
         """
         self._journal.trim(max(self._folder.steps(), default=0))  # what a complete checkpoint holds
         self._journal.record(self._step, method, arguments)

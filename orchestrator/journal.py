@@ -16,15 +16,30 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError, RayTaskError
+
+from policy.checkpoint import CheckpointError
+from policy.files import explain
+from schemas.config import OnError
 
 
-def write_tables(files: Sequence[str], *tables: pa.Table) -> None:
-    """Writes Arrow IPC files, each beside, then renamed."""
-    for file, table in zip(files, tables, strict=True):
-        partial = Path(f"{file}.partial")
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        partial.rename(file)
+def write_tables(folder: str, *tables: pa.Table) -> None:
+    """Writes Arrow IPC files 0.arrow, 1.arrow, ... into a folder: all or none, so a full disk has its room back."""
+    if Path(folder).is_dir():
+        return  # this is a retry
+    partial = Path(f"{folder}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        for number, table in enumerate(tables):
+            with (
+                pa.OSFile(str(partial / f"{number}.arrow"), "wb") as sink,
+                pa.ipc.new_file(sink, table.schema) as writer,
+            ):
+                writer.write_table(table)
+        partial.rename(folder)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def read_table(file: str) -> pa.Table:
@@ -50,41 +65,50 @@ class Entry:
 class Journal:
     """Updates of one group in the order they were made. The folder must be one that every node sees."""
 
-    def __init__(self, folder: Path, timeout_s: float) -> None:
-        """What an earlier process left is deleted: its run continues from the checkpoint."""
+    def __init__(self, folder: Path, timeout_s: float, on_error: OnError) -> None:
+        """What an earlier process left is deleted: its run continues from the checkpoint.
+
+        `on_error` says what tables that cannot be written do to the run, as it does for checkpoints.
+        """
         shutil.rmtree(folder, ignore_errors=True)
-        self._folder = folder
+        self._folder = folder.absolute()
         self._timeout_s = timeout_s
+        self._on_error = on_error
         self._entries: list[Entry] = []
+        self._lost: dict[int, str] = {}  # steps whose tables could not be written, and why
         self._write = ray.remote(num_cpus=0)(write_tables)
         self._read = ray.remote(num_cpus=0)(read_table)
 
     def record(self, step: int, method: str, arguments: Sequence[Any]) -> None:
         """Notes the update of `step`. Arguments that are references to tables are written while the update runs.
 
-        Raises the error of an earlier write that failed, a full disk say.
+        Raises CheckpointError when the tables of an earlier one could not be written, unless the run is to go on.
         """
         for entry in self._entries:
-            ray.get(ray.wait([entry.written], timeout=0)[0])
-        folder = self._folder / f"step-{step:06d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        files: list[Path] = []
-        kept: list[Any] = []
-        for argument in arguments:
-            if isinstance(argument, ray.ObjectRef):
-                files.append(folder.absolute() / f"{len(files)}.arrow")
-                kept.append(files[-1])
-            else:
-                kept.append(argument)
+            if entry.step not in self._lost and (failure := self._failure(entry, 0)):
+                self._lost[entry.step] = failure
+                if self._on_error == "stop":
+                    raise CheckpointError(f"{self._told(entry)}. checkpoint.on_error=continue goes on without")
+                print(f"NO REPLAY    {self._told(entry)}. The run goes on (checkpoint.on_error=continue)", flush=True)
+        folder = self._of(step)
         tables = [argument for argument in arguments if isinstance(argument, ray.ObjectRef)]
-        written = self._write.remote([str(file) for file in files], *tables)
-        self._entries.append(Entry(step, method, tuple(kept), written))
+        files = iter(folder / f"{number}.arrow" for number in range(len(tables)))
+        kept = tuple(next(files) if isinstance(argument, ray.ObjectRef) else argument for argument in arguments)
+        self._entries.append(Entry(step, method, kept, self._write.remote(str(folder), *tables)))
 
     def between(self, first: int, end: int) -> Iterator[Entry]:
-        """The updates of steps `first` to `end` - 1, with references to their tables in place of files."""
+        """The updates of steps `first` to `end` - 1, with references to their tables in place of files.
+
+        Raises CheckpointError for one whose tables could not be written.
+        """
         for entry in self._entries:
             if first <= entry.step < end:
-                ray.get(entry.written, timeout=self._timeout_s)
+                if failure := self._failure(entry, self._timeout_s):
+                    self._lost[entry.step] = failure
+                    raise CheckpointError(
+                        f"{self._told(entry)}, so it cannot be repeated; the same command continues from the last "
+                        "checkpoint"
+                    )
                 arguments = [self._read.remote(str(a)) if isinstance(a, Path) else a for a in entry.arguments]
                 yield replace(entry, arguments=tuple(arguments))
 
@@ -92,5 +116,22 @@ class Journal:
         """Deletes the updates before `step`, whose checkpoint is complete."""
         for entry in [entry for entry in self._entries if entry.step < step]:
             ray.wait([entry.written], timeout=self._timeout_s)
-            shutil.rmtree(self._folder / f"step-{entry.step:06d}")
+            shutil.rmtree(self._of(entry.step), ignore_errors=True)
             self._entries.remove(entry)
+            self._lost.pop(entry.step, None)
+
+    def _of(self, step: int) -> Path:
+        return self._folder / f"step-{step:06d}"
+
+    def _failure(self, entry: Entry, timeout_s: float) -> str | None:
+        """Why an update's tables could not be written; None when they are there, or may still be."""
+        try:
+            ray.get(ray.wait([entry.written], timeout=timeout_s)[0])
+        except RayTaskError as error:
+            return explain(error.cause)
+        except RayError as error:
+            return explain(error)
+        return None
+
+    def _told(self, entry: Entry) -> str:
+        return f"{self._of(entry.step)}: the tables of {entry.method} could not be written: {self._lost[entry.step]}"

@@ -204,7 +204,7 @@ class LearnerRole:
             arguments=lambda rank: (rank, resources.learner_ranks, config, optimiser_steps),
             limits=Limits.of(resources),
         )
-        self.group = DurableGroup(group, run_folder(config.run), recoveries)
+        self.group = DurableGroup(group, run_folder(config.run), recoveries, config.checkpoint.on_error)
 
     def start(self, checkpoint: str | None) -> None:
         """Builds the sharded model, from a checkpoint if given."""

@@ -26,6 +26,7 @@ from schemas.task import Record
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 DType = Literal["float32", "bfloat16"]
 Transfer = Literal["object_store", "nccl"]
+OnError = Literal["stop", "continue"]
 Advantage = Literal[
     "grpo", "dr_grpo", "grpo_passk", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "remax", "gae"
 ]
@@ -382,7 +383,7 @@ class Checkpoint(Record):
     every: NonNegativeInt = 50  # steps; 0: only at the end
     keep: PositiveInt = 2
     keep_best: bool = True
-    on_error: Literal["stop", "continue"] = "stop"  # when one cannot be written (full disk); the last one must be
+    on_error: OnError = "stop"  # when one, or a replay, cannot be written (full disk); the last one must be
     # A URL that fsspec knows (s3://bucket/runs, file:///mnt/runs): complete checkpoints are copied there, and brought
     # back from there when the run folder has none as new. None: they are in the run folder alone.
     mirror: str | None = None

@@ -63,6 +63,12 @@ def hurt(part: str, step: int) -> bool:
     return True
 
 
+def hurt_node(step: int) -> None:
+    """As `hurt`, of the node that is to be lost, if this is it."""
+    if os.environ.get("DOOMED_NODE"):
+        hurt("node", step)
+
+
 def step_of(table: Any) -> int:
     """The step that a table's trajectories belong to."""
     return int(table.column("trajectory_id")[0].as_py()[:6])
@@ -75,8 +81,7 @@ class RolloutActor(orchestrator.rollouts.RolloutActor):
             yield item
             if number == 1:  # between its first shard, of two items, and the next
                 hurt("rollout", version) or hurt("rollout-too", version)
-                if os.environ.get("DOOMED_NODE"):
-                    hurt("node", version)
+                hurt_node(version)
 
 
 class ReferenceActor(orchestrator.roles.ReferenceActor):
@@ -87,6 +92,7 @@ class ReferenceActor(orchestrator.roles.ReferenceActor):
 
 class LearnerActor(orchestrator.roles.LearnerActor):
     def update(self, training: Any, *others: Any) -> Any:
+        hurt_node(step_of(training))
         if self._rank == 1:
             hurt("learner", step_of(training))
         else:

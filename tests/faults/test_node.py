@@ -1,8 +1,9 @@
-"""A whole Ray node goes, with the rollout engine on it and the images that engine drew."""
+"""A whole Ray node goes: with the rollout engine on it and the images that engine drew, or with a learner rank."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,16 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(2000)]
 
 
 @pytest.mark.parametrize("fault", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize("role", ["rollout", "learner"])
 def test_a_node_that_is_lost_changes_no_number(
-    calm: Training, scenes: Path, tmp_path: Path, fault: str, rows: list[Row]
+    calm: Training, scenes: Path, tmp_path: Path, role: str, fault: str, rows: list[Row]
 ) -> None:
-    with two_nodes() as environment, Training(config(tmp_path, scenes), {"node": fault}, environment) as run:
+    values = config(tmp_path, scenes)
+    values["resources"]["placement"] = {role: {"strategy": "SPREAD"}}  # the other node has room for one process
+    with two_nodes() as environment, Training(values, {"node": fault}, environment) as run:
         run.finish()
     assert_equal(run, calm)
-    assert "lost         rollout rank(s)" in run.log.read_text(encoding="utf-8")
-    rows.append(row_of(run, "node", fault, "rollout"))  # its six steps may be over before a new engine is there
+    assert f"lost         {role} rank(s)" in run.log.read_text(encoding="utf-8")
+    row = row_of(run, "node", fault, role)  # its six steps may be over before a new engine is there
+    rows.append(replace(row, part=f"node of {role} rank"))
     shutil.rmtree(tmp_path)

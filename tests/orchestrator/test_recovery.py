@@ -19,10 +19,11 @@ from actors.group import ActorGroup, GroupError, Limits, Share
 from actors.player import Order, group_name
 from orchestrator.durable import DurableGroup
 from orchestrator.folder import RunFolder
-from orchestrator.journal import Journal
+from orchestrator.journal import Journal, write_tables
 from orchestrator.local_ray import start_local
 from orchestrator.recoveries import Recoveries, RecoveryLimitError
 from orchestrator.rollouts import RolloutRole
+from policy.checkpoint import CheckpointError
 from policy.files import sealed
 from schemas.config import Sampling
 from schemas.placement import Place
@@ -241,7 +242,7 @@ def test_a_rebuilt_group_repeats_what_the_checkpoint_lacks(
     spawn: Callable[..., ActorGroup], tmp_path: Path, saved_at: int | None
 ) -> None:
     folder = RunFolder(tmp_path)
-    learner = DurableGroup(spawn("learner", Adder, 2, LIMITS, str(tmp_path)), folder, Recoveries(tmp_path, 5))
+    learner = DurableGroup(spawn("learner", Adder, 2, LIMITS, str(tmp_path)), folder, Recoveries(tmp_path, 5), "stop")
     learner.start(None)
     expected = 0.0
     for step in range(5):
@@ -262,7 +263,7 @@ def test_a_rebuilt_group_repeats_what_the_checkpoint_lacks(
 
 
 def test_a_journal_gives_back_the_tables_it_was_given(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "replay", 30)
+    journal = Journal(tmp_path / "replay", 30, "stop")
     table = pa.table({"token_ids": [[1, 2], [3]], "png": [b"a", b"b"]})
     for step in range(3):
         journal.record(step, "update", [ray.put(table), 0.5 + step])
@@ -272,6 +273,61 @@ def test_a_journal_gives_back_the_tables_it_was_given(tmp_path: Path) -> None:
     journal.trim(2)
     assert [p.name for p in (tmp_path / "replay").iterdir()] == ["step-000002"]
     assert not list(journal.between(0, 2))
+
+
+def test_a_full_disk_stops_the_run_or_costs_the_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(folder: str, *tables: pa.Table) -> None:
+        if folder.endswith("step-000001"):
+            raise OSError(28, "No space left on device")
+        write_tables(folder, *tables)
+
+    monkeypatch.setattr("orchestrator.journal.write_tables", full)
+    table = ray.put(pa.table({"x": [1]}))
+    strict, lenient = Journal(tmp_path / "strict", 30, "stop"), Journal(tmp_path / "lenient", 30, "continue")
+    for journal in (strict, lenient):
+        for step in range(2):
+            journal.record(step, "update", [table])
+        with pytest.raises(
+            CheckpointError, match=r"step-000001.*No space left on device; free some.*cannot be repeated"
+        ):
+            list(journal.between(1, 2))
+    strict = Journal(tmp_path / "strict", 30, "stop")
+    for step in range(2):
+        strict.record(step, "update", [table])
+    ray.wait([strict._entries[-1].written], timeout=30)
+    with pytest.raises(CheckpointError, match=r"step-000001.*No space left.*checkpoint\.on_error=continue goes on"):
+        strict.record(2, "update", [table])
+    lenient = Journal(tmp_path / "lenient", 30, "continue")
+    for step in range(2):
+        lenient.record(step, "update", [table])
+    ray.wait([lenient._entries[-1].written], timeout=30)
+    lenient.record(2, "update", [table])
+    lenient.record(3, "update", [table])
+    assert capsys.readouterr().out.count("NO REPLAY") == 1
+    assert [entry.step for entry in lenient.between(2, 4)] == [2, 3]
+    assert [entry.step for entry in lenient.between(0, 1)] == [0]
+    lenient.trim(3)  # a checkpoint holds it: nothing is missing any more
+    assert [path.name for path in (tmp_path / "lenient").iterdir()] == ["step-000003"]
+
+
+def test_tables_that_do_not_fit_leave_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({"x": [1]})
+    seen: list[str] = []
+
+    def full(path: str, mode: str) -> pa.OSFile:
+        seen.append(path)
+        if path.endswith("1.arrow"):
+            raise OSError(28, "No space left on device")
+        return plain(path, mode)
+
+    plain = pa.OSFile
+    monkeypatch.setattr("orchestrator.journal.pa.OSFile", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_tables(str(tmp_path / "step-000000"), table, table)
+    assert len(seen) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_losses_are_counted_limited_and_written_down(tmp_path: Path) -> None:
