@@ -11,7 +11,7 @@ life ends it after `silence_s`, and a live one that does not finish after the ca
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -244,14 +244,14 @@ class ActorGroup:
         for rank in ranks:
             self._actors[rank] = self._start(rank)
 
-    def stacks(self, ranks: Iterable[int], timeout_s: float = 5.0) -> str:
-        """What the actors of these ranks are doing, for people."""
-        processes = self._pulse.answers
-        return "\n".join(
-            f"{self.role} rank {rank}\n{health.stacks_of(actor, processes.get(actor), timeout_s)}\n"
-            for rank, actor in enumerate(self._actors)
-            if rank in ranks
-        )
+    def stacks(self, silent: Collection[int]) -> str:
+        """What the actors are doing, for people. Those that are `silent` are not given long to answer."""
+        found: list[str] = []
+        for rank, actor in enumerate(self._actors):
+            timeout_s = 1.0 if rank in silent else 5.0
+            of_rank = health.stacks_of(actor, self._pulse.answers.get(actor), timeout_s)
+            found.append(f"{self.role} rank {rank}\n{of_rank}\n")
+        return "\n".join(found)
 
     def stop(self) -> None:
         """Kills the actors and gives the room back."""

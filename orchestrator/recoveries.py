@@ -108,4 +108,5 @@ class Recoveries:
         folder.mkdir(parents=True, exist_ok=True)
         # In a call of all ranks, the others show what they wait for.
         file = folder / f"{time.strftime('%H%M%S')}-{error.role}-{'-'.join(map(str, error.ranks))}.txt"
-        file.write_text(f"{error}\n\n{group.stacks(range(len(group)))}", encoding="utf-8")
+        silent = error.ranks if error.fault == "silent" else ()
+        file.write_text(f"{error}\n\n{group.stacks(silent)}", encoding="utf-8")
