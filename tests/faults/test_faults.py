@@ -130,5 +130,5 @@ def test_a_run_that_loses_every_engine_waits_for_them(
         run.finish()
     assert_equal(run, calm)
     assert "rollout" in {r["role"] for r in run.recoveries()}, "nothing waited"
-    rows.append(replace(row_of(run, "rollout-too", "SIGKILL", "rollout"), part="every rollout engine"))
+    rows.append(replace(row_of(run, "rollout", "SIGKILL", "rollout"), part="every rollout engine"))
     shutil.rmtree(tmp_path)
