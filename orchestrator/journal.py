@@ -75,7 +75,7 @@ class Journal:
         self._timeout_s = timeout_s
         self._on_error = on_error
         self._entries: list[Entry] = []
-        self._lost: dict[int, str] = {}  # steps whose tables could not be written, and why
+        self._writing: list[Entry] = []  # those not yet known to be written, or not to be
         self._write = ray.remote(num_cpus=0)(write_tables)
         self._read = ray.remote(num_cpus=0)(read_table)
 
@@ -84,17 +84,20 @@ class Journal:
 
         Raises CheckpointError when the tables of an earlier one could not be written, unless the run is to go on.
         """
-        for entry in self._entries:
-            if entry.step not in self._lost and (failure := self._failure(entry, 0)):
-                self._lost[entry.step] = failure
-                if self._on_error == "stop":
-                    raise CheckpointError(f"{self._told(entry)}. checkpoint.on_error=continue goes on without")
-                print(f"NO REPLAY    {self._told(entry)}. The run goes on (checkpoint.on_error=continue)", flush=True)
+        for entry in [entry for entry in self._writing if ray.wait([entry.written], timeout=0)[0]]:
+            self._writing.remove(entry)
+            failure = self._failure(entry)
+            if failure and self._on_error == "stop":
+                raise CheckpointError(f"{failure}. checkpoint.on_error=continue goes on without")
+            if failure:
+                print(f"NO REPLAY    {failure}. The run goes on (checkpoint.on_error=continue)", flush=True)
         folder = self._of(step)
         tables = [argument for argument in arguments if isinstance(argument, ray.ObjectRef)]
         files = iter(folder / f"{number}.arrow" for number in range(len(tables)))
         kept = tuple(next(files) if isinstance(argument, ray.ObjectRef) else argument for argument in arguments)
-        self._entries.append(Entry(step, method, kept, self._write.remote(str(folder), *tables)))
+        entry = Entry(step, method, kept, self._write.remote(str(folder), *tables))
+        self._entries.append(entry)
+        self._writing.append(entry)
 
     def between(self, first: int, end: int) -> Iterator[Entry]:
         """The updates of steps `first` to `end` - 1, with references to their tables in place of files.
@@ -103,11 +106,9 @@ class Journal:
         """
         for entry in self._entries:
             if first <= entry.step < end:
-                if failure := self._failure(entry, self._timeout_s):
-                    self._lost[entry.step] = failure
+                if failure := self._failure(entry):
                     raise CheckpointError(
-                        f"{self._told(entry)}, so it cannot be repeated; the same command continues from the last "
-                        "checkpoint"
+                        f"{failure}, so it cannot be repeated; the same command continues from the last checkpoint"
                     )
                 arguments = [self._read.remote(str(a)) if isinstance(a, Path) else a for a in entry.arguments]
                 yield replace(entry, arguments=tuple(arguments))
@@ -118,20 +119,16 @@ class Journal:
             ray.wait([entry.written], timeout=self._timeout_s)
             shutil.rmtree(self._of(entry.step), ignore_errors=True)
             self._entries.remove(entry)
-            self._lost.pop(entry.step, None)
+        self._writing = [entry for entry in self._writing if entry.step >= step]
 
     def _of(self, step: int) -> Path:
         return self._folder / f"step-{step:06d}"
 
-    def _failure(self, entry: Entry, timeout_s: float) -> str | None:
-        """Why an update's tables could not be written; None when they are there, or may still be."""
+    def _failure(self, entry: Entry) -> str | None:
+        """Says that an update's tables could not be written, or not in time; None once they are there."""
         try:
-            ray.get(ray.wait([entry.written], timeout=timeout_s)[0])
-        except RayTaskError as error:
-            return explain(error.cause)
+            ray.get(entry.written, timeout=self._timeout_s)
         except RayError as error:
-            return explain(error)
+            reason = explain(error.cause if isinstance(error, RayTaskError) else error)
+            return f"{self._of(entry.step)}: the tables of {entry.method} could not be written: {reason}"
         return None
-
-    def _told(self, entry: Entry) -> str:
-        return f"{self._of(entry.step)}: the tables of {entry.method} could not be written: {self._lost[entry.step]}"
