@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from actors.process_group import RankActor
-from policy.critic import CriticLearner, CriticReport
+from policy.learning.critic import CriticLearner, CriticReport
 from schemas import batch
 
 

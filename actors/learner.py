@@ -14,8 +14,8 @@ import pyarrow as pa
 import torch
 
 from actors.process_group import RankActor
-from policy.learner import NonFiniteError, PolicyLearner, UpdateReport
-from policy.training_batch import write_batch
+from policy.learning.learner import NonFiniteError, PolicyLearner, UpdateReport
+from policy.learning.policy_batch import write_batch
 from schemas import batch
 
 

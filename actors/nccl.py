@@ -18,8 +18,8 @@ from torch.distributed.tensor import DTensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
 
-from policy.forward import PolicyModule
-from policy.sharding import named_weights
+from policy.network.forward import PolicyModule
+from policy.state.sharding import named_weights
 
 
 @dataclass(frozen=True, slots=True)

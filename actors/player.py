@@ -21,11 +21,11 @@ from actors.engine import Completion, Engine, Request
 from pointing.coordinates import Frame, Size
 from pointing.drawing import open_image
 from pointing.episode import Ended, Episode
-from policy.conversation import Ledger
-from policy.info import ModelInfo
-from policy.question import question_text
-from policy.seen import Seen, encode, see
-from policy.turns import ChatFormat
+from policy.conversation.chat_format import ChatFormat
+from policy.conversation.ledger import Ledger
+from policy.conversation.model_info import ModelInfo
+from policy.conversation.question import question_text
+from policy.conversation.seen_image import Seen, encode, see
 from schemas import batch
 from schemas.config import Data, Rollout, Sampling
 from schemas.task import Task

@@ -10,7 +10,7 @@ import ray
 import torch
 import torch.distributed as dist
 
-from policy.determinism import be_deterministic
+from policy.state.determinism import be_deterministic
 from schemas.config import TrainConfig
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 import torch
 
-from policy.determinism import be_deterministic
-from policy.learner import PolicyLearner
+from policy.learning.learner import PolicyLearner
+from policy.state.determinism import be_deterministic
 from schemas import batch
 from schemas.config import Learner, Model
 

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from actors.player import Order, Player
-from policy.determinism import be_deterministic
-from policy.info import model_tokenizer, read_info
-from policy.sharding import join_shards
-from policy.turns import ChatFormat
+from policy.conversation.chat_format import ChatFormat
+from policy.conversation.model_info import model_tokenizer, read_info
+from policy.state.determinism import be_deterministic
+from policy.state.sharding import join_shards
 from schemas.config import Data, Model, Rollout, Transfer
 
 

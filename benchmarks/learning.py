@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from held_out import QUICKSTART, ROOT, SETTINGS, ByTask, compare, cpu_seconds_of, once, play_apart, pointvg
 
-from orchestrator.folder import versions
+from orchestrator.run_folder.folder import versions
 from schemas.config import TrainConfig
 from schemas.config_file import load
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from orchestrator.folder import versions
+from orchestrator.run_folder.folder import versions
 from pointing import rewards
 from pointing.coordinates import Frame, Size
 from pointing.prompts import transcript
@@ -35,7 +35,7 @@ from schemas.batch import ROLLOUT
 from schemas.scoring import FrameSpec, ScoreItem, ScoreRequest
 from schemas.service import ServiceOptions
 from schemas.task import GroundTruth, RaySegment
-from services.scoring import BuiltIn, score_table
+from services.reward.scoring import BuiltIn, score_table
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -162,8 +162,8 @@ def services(seconds: float) -> dict[str, Any]:
     """The handle, HTTP through Serve, and the same application behind a bare uvicorn."""
     import ray
 
-    from services import reward
-    from services.handle import HandleClient
+    from services.reward import deployment as reward
+    from services.reward.handle import HandleClient
 
     port, bare_port = free_port(), free_port()
     os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -278,7 +278,7 @@ def serve_bare(port: int) -> None:
     """The same application without Ray."""
     import uvicorn
 
-    from services.api import build_api
+    from services.reward.routes import build_api
 
     uvicorn.run(build_api(ServiceOptions(port=port)), host="127.0.0.1", port=port, log_level="error", access_log=False)
 

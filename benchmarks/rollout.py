@@ -24,10 +24,10 @@ import torch
 from actors.engine import Completion, Request
 from actors.player import Order, Player
 from actors.vllm_engine import VllmEngine
-from orchestrator.folder import versions
+from orchestrator.run_folder.folder import versions
 from pointing.dataset import DatasetOptions, read
-from policy.info import read_info, read_tokenizer
-from policy.turns import ChatFormat
+from policy.conversation.chat_format import ChatFormat
+from policy.conversation.model_info import read_info, read_tokenizer
 from schemas.config import TrainConfig
 from schemas.config_file import load
 

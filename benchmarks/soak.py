@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 import psutil
 
-from orchestrator.folder import versions
+from orchestrator.run_folder.folder import versions
 from pointing.scenes import write_scenes
-from policy.tiny import build_tiny
+from policy.tiny.model import build_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 SHM = "/dev/shm/"

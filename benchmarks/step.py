@@ -14,8 +14,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from orchestrator.folder import versions
-from orchestrator.training import run_training
+from orchestrator.run_folder.folder import versions
+from orchestrator.train_run import run_training
 from schemas.config import TrainConfig
 from schemas.config_file import load
 

@@ -219,7 +219,7 @@ def main() -> None:
     else:
         trial.left_out.append("which Debian package each library is of (no dpkg here)")
     trial.step("RUN", "python -m orchestrator scenes data/scenes --train 2 --validation 2 --test 2")
-    trial.step("RUN", "ray --version && python -c 'import vllm, services.serve_app, orchestrator.training'")
+    trial.step("RUN", "ray --version && python -c 'import vllm, services.reward.serve_app, orchestrator.train_run'")
     print(f"all steps ran but these: {'; '.join(trial.left_out)}")
 
 

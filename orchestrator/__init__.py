@@ -1,0 +1,1 @@
+"""The driver: what runs in it, room by room; see docs/architecture.md."""

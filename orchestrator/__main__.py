@@ -1,5 +1,5 @@
 """`python -m orchestrator ...` is `pointvg ...`: the form that `ray job submit` takes."""
 
-from orchestrator.cli import app
+from orchestrator.cli.main import app
 
 app()

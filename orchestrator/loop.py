@@ -9,14 +9,14 @@ tasks -> rollout engines -> shards -.-> reward service ----.
 from __future__ import annotations
 
 from actors.player import Order
-from orchestrator.assemble import assemble
-from orchestrator.baseline import baseline_of
-from orchestrator.clock import CLOCK
-from orchestrator.cluster import Cluster
-from orchestrator.dynamic import refill_of
-from orchestrator.metrics import batch_numbers, learner_numbers
-from orchestrator.progress import Progress
-from orchestrator.watch import Watch
+from orchestrator.after_step import Watch
+from orchestrator.batch.assemble import assemble
+from orchestrator.batch.dynamic_sampling import refill_of
+from orchestrator.batch.greedy_baseline import baseline_of
+from orchestrator.batch.numbers import batch_numbers, learner_numbers
+from orchestrator.batch.progress import Progress
+from orchestrator.roles.cluster import Cluster
+from orchestrator.telemetry.stage_seconds import CLOCK
 from schemas.config import TrainConfig
 
 

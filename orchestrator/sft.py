@@ -18,24 +18,25 @@ import torch.distributed as dist
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from orchestrator.checkpoints import Checkpoints, continue_from
-from orchestrator.cluster import connect
-from orchestrator.data import read_split
-from orchestrator.folder import RunFolder, open_run, run_folder
-from orchestrator.job import refuse_unshared
-from orchestrator.lock import locked
-from orchestrator.metrics import MetricsLog, learner_numbers
-from orchestrator.mirror import bring_back, mirror_of
-from orchestrator.preflight import check
-from orchestrator.report import plot_curves
-from orchestrator.settings import digest
-from orchestrator.stop import STOP, GraceOver, Stopped
+from orchestrator.batch.numbers import learner_numbers
+from orchestrator.batch.tasks import read_split
+from orchestrator.evaluation.overlays import plot_curves
+from orchestrator.preflight.check import check
+from orchestrator.preflight.job_paths import refuse_unshared
+from orchestrator.recovery.stop import STOP, GraceOver, Stopped
+from orchestrator.roles.cluster import connect
+from orchestrator.run_folder.checkpoints import Checkpoints, continue_from
+from orchestrator.run_folder.folder import RunFolder, open_run, run_folder
+from orchestrator.run_folder.lock import locked
+from orchestrator.run_folder.mirror import bring_back, mirror_of
+from orchestrator.run_folder.resumable_settings import digest
+from orchestrator.telemetry.metrics import MetricsLog
 from pointing.sampler import Cursor, Sampler
-from policy.determinism import be_deterministic
-from policy.info import model_tokenizer, read_info
-from policy.learner import PolicyLearner
-from policy.transcripts import Supervised, supervised, to_tables
-from policy.turns import ChatFormat
+from policy.conversation.chat_format import ChatFormat
+from policy.conversation.model_info import model_tokenizer, read_info
+from policy.conversation.transcripts import Supervised, supervised, to_tables
+from policy.learning.learner import PolicyLearner
+from policy.state.determinism import be_deterministic
 from schemas.config import SftConfig
 from schemas.task import Task
 

@@ -1,7 +1,8 @@
 """The trained network: conversations as ids, batches as tensors, log-probabilities, optimiser steps, checkpoints.
 
-    text --turns--> ids --conversation--> ledger ==table==> collate --> forward --> objective --> learner
-                                              model, vision, positions ---^        sharding, checkpoint ---^
+    conversation  text and images --> ids, in a ledger ==table==.
+    network                                   collate --> forward '--> learning --> optimiser steps
+    state                                                  sharding, checkpoint, export ---^
 
 Imports torch, transformers and peft; never Ray or vLLM.
 """

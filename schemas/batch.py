@@ -5,7 +5,7 @@
                                    \\-> critic    --VALUES----/
 
 A stage returns only its own columns, keyed by `trajectory_id`. Ragged columns are lists; padding and packing happen in
-policy/collate.py alone. Images are losslessly encoded bytes, once per group, in a table of their own.
+policy/network/collate.py alone. Images are losslessly encoded bytes, once per group, in a table of their own.
 """
 
 from __future__ import annotations

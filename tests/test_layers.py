@@ -11,10 +11,36 @@ LEVEL = {
     "schemas": 0,
     "pointing": 1,
     "algorithms": 1,
+    "migration": 1,  # of configurations alone
     "policy": 2,
     "actors": 3,
     "services": 4,
     "orchestrator": 5,
+}
+# Rooms of a package, lowest first: a room may import those before it. "" is the files that stand in no room.
+ROOMS = {
+    "policy": (
+        "conversation",  # ids: needs no network
+        "network",  # ids to log-probabilities
+        "state",  # where weights lie and how they are kept
+        "learning",  # all of it, to optimiser steps
+        "tiny",  # one small model, made with the rest
+    ),
+    "services": (
+        "http",  # what every service shares
+        "reward",
+    ),
+    "orchestrator": (
+        "run_folder",  # files alone: no actors
+        "telemetry",
+        "recovery",  # what a role does when a part of it dies
+        "roles",
+        "evaluation",  # plays on roles
+        "batch",  # from played groups to what is learned
+        "preflight",  # reads data as a run would, looks at the cluster
+        "",  # the loop and what runs it
+        "cli",
+    ),
 }
 ALLOWED = {
     "ray": {"actors", "services", "orchestrator"},
@@ -50,6 +76,35 @@ def test_imports_point_down(file: Path) -> None:
     for library, places in ALLOWED.items():
         if library in used:
             assert package in places, f"{file} imports {library}, which belongs to {sorted(places)}"
+
+
+def room_of(name: str) -> str:
+    """The room of a dotted module name, "" for a file that stands in none."""
+    package, *rest = name.split(".")
+    return rest[0] if rest and (ROOT / package / rest[0]).is_dir() else ""
+
+
+def rooms_imported(file: Path, package: str) -> set[str]:
+    """Rooms of its own package that a file imports from."""
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    named = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    named |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {room_of(name) for name in named if name.split(".")[0] == package}
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_rooms_below(package: str) -> None:
+    order = ROOMS[package]
+    assert {f.parent.name for f in (ROOT / package).glob("*/*.py")} | {""} == {*order, ""}
+    for file in (ROOT / package).glob("**/*.py"):
+        room = file.relative_to(ROOT / package).parts[0] if file.parent != ROOT / package else ""
+        if room == "" and "" not in order:
+            order = (*order, "")
+        if file.name == "__main__.py":  # is the command line
+            continue
+        above = {other for other in rooms_imported(file, package) if order.index(other) > order.index(room)}
+        assert not above, f"{file} imports from {sorted(above)}, which stand above {room or 'it'}"
 
 
 def test_vllm_is_imported_by_the_engine_and_its_gpu_transfer_only() -> None:

@@ -22,12 +22,12 @@ from actors.player import Order, Player, Shard
 from actors.vllm_engine import VllmEngine
 from pointing.drawing import draw_ray
 from pointing.episode import Ended, Episode, Observation
-from policy.collate import Collator, ModelInputs, PixelCache, rows_of
-from policy.forward import PolicyModule, token_logprobs
-from policy.info import read_info, read_tokenizer
-from policy.model import base_model, load
-from policy.tiny import build_tiny
-from policy.turns import ChatFormat
+from policy.conversation.chat_format import ChatFormat
+from policy.conversation.model_info import read_info, read_tokenizer
+from policy.network.collate import Collator, ModelInputs, PixelCache, rows_of
+from policy.network.forward import PolicyModule, token_logprobs
+from policy.network.load import base_model, load
+from policy.tiny.model import build_tiny
 from schemas.config import Data, Model, Rollout, Sampling
 from schemas.config import Engine as EngineConfig
 from schemas.task import NEGATIVE, Task
@@ -99,7 +99,7 @@ class Bench:
         shard = self.play(temperature, samples=2, **truncation)
         policy, inputs = self.learner(shard, self.path, temperature)
         with torch.no_grad():
-            logits = base_model(policy.model).lm_head(policy.hidden_states(inputs)).double() / temperature
+            logits = base_model(policy.network.load).lm_head(policy.hidden_states(inputs)).double() / temperature
         logits[:, list(self.forbidden)] = -torch.inf
         likeliest = logits.softmax(-1).sort(-1, descending=True).values
         if "top_k" in truncation:

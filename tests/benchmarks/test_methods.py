@@ -14,7 +14,7 @@ import torch
 
 from algorithms.adaptive import AdaptiveOptions, AdaptiveState, weights
 from algorithms.advantages import dr_grpo, grpo
-from orchestrator.method_check import refuse_ineffective
+from orchestrator.preflight.method import refuse_ineffective
 from schemas.config import TrainConfig
 from schemas.config_file import load
 

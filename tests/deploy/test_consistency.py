@@ -278,7 +278,7 @@ def test_the_reward_service_is_configured_as_the_shipped_file() -> None:
 
 
 def test_a_service_that_others_can_reach_needs_its_token_and_port() -> None:
-    from services.serve_app import reward
+    from services.reward.serve_app import reward
 
     with pytest.raises(ValueError, match="token_env is not set"):
         reward({"host": "0.0.0.0", "port": 8100})

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.gauges import RATE, STAGE, STEP, TRAIN, VALIDATION
+from orchestrator.telemetry.gauges import RATE, STAGE, STEP, TRAIN, VALIDATION
 from tests.deploy.manifests import DEPLOY, ROOT, groups, only
 
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "monitoring" / "pointvg.json").read_text(encoding="utf-8"))

@@ -19,13 +19,14 @@ from typing import Any
 
 import psutil
 
-import orchestrator.cluster
-import orchestrator.critic
 import orchestrator.loop
-import orchestrator.roles
-import orchestrator.rollouts
-import services.reward
-from orchestrator.cli import app
+import orchestrator.roles.cluster
+import orchestrator.roles.critic
+import orchestrator.roles.learner
+import orchestrator.roles.reference
+import orchestrator.roles.rollout
+import services.reward.deployment
+from orchestrator.cli.main import app
 
 AT = {
     "rollout": 1,
@@ -74,7 +75,7 @@ def step_of(table: Any) -> int:
     return int(table.column("trajectory_id")[0].as_py()[:6])
 
 
-class RolloutActor(orchestrator.rollouts.RolloutActor):
+class RolloutActor(orchestrator.roles.rollout.RolloutActor):
     def generate(self, order: Any, version: int) -> Iterator[Any]:
         mark(f"order-{order.name.replace('.', '-')}").touch()
         for number, item in enumerate(super().generate(order, version)):
@@ -84,13 +85,13 @@ class RolloutActor(orchestrator.rollouts.RolloutActor):
                 hurt_node(version)
 
 
-class ReferenceActor(orchestrator.roles.ReferenceActor):
+class ReferenceActor(orchestrator.roles.reference.ReferenceActor):
     def logprobs(self, rollout: Any, images: Any) -> Any:
         hurt("reference", step_of(rollout))
         return super().logprobs(rollout, images)
 
 
-class LearnerActor(orchestrator.roles.LearnerActor):
+class LearnerActor(orchestrator.roles.learner.LearnerActor):
     def update(self, training: Any, *others: Any) -> Any:
         hurt_node(step_of(training))
         if self._rank == 1:
@@ -101,21 +102,21 @@ class LearnerActor(orchestrator.roles.LearnerActor):
         return super().update(training, *others)
 
 
-class CriticActor(orchestrator.critic.CriticActor):
+class CriticActor(orchestrator.roles.critic.CriticActor):
     def update(self, lesson: Any, *others: Any) -> Any:
         if self._rank == 1:
             hurt("critic", step_of(lesson))
         return super().update(lesson, *others)
 
 
-class RewardService(services.reward.RewardService):
+class RewardService(services.reward.deployment.RewardService):
     def score_table(self, rollouts: Any) -> Any:
         hurt("reward", step_of(rollouts))
         time.sleep(0.2)  # or it is done before it is hurt
         return super().score_table(rollouts)
 
 
-class Recoveries(orchestrator.cluster.Recoveries):
+class Recoveries(orchestrator.roles.cluster.Recoveries):
     def begin(self, error: Any, group: Any = None) -> Any:
         mark(f"noticed-{error.role}").write_text(error.fault)
         return super().begin(error, group)
@@ -129,11 +130,11 @@ def assemble(rollouts: Any, *others: Any) -> Any:
 MARKS = Path(sys.argv[-1]).with_suffix(".hurt").absolute()
 if __name__ == "__main__":
     plain_assemble = orchestrator.loop.assemble
-    orchestrator.rollouts.RolloutActor = RolloutActor
-    orchestrator.roles.ReferenceActor = ReferenceActor
-    orchestrator.roles.LearnerActor = LearnerActor
-    orchestrator.critic.CriticActor = CriticActor
-    services.reward.RewardService = RewardService
+    orchestrator.roles.rollout.RolloutActor = RolloutActor
+    orchestrator.roles.reference.ReferenceActor = ReferenceActor
+    orchestrator.roles.learner.LearnerActor = LearnerActor
+    orchestrator.roles.critic.CriticActor = CriticActor
+    services.reward.deployment.RewardService = RewardService
     orchestrator.loop.assemble = assemble
-    orchestrator.cluster.Recoveries = Recoveries
+    orchestrator.roles.cluster.Recoveries = Recoveries
     app()

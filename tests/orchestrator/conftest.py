@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pointing.scenes import write_scenes
-from policy.tiny import build_tiny
+from policy.tiny.model import build_tiny
 
 
 @pytest.fixture(scope="session")

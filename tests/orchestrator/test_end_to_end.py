@@ -12,9 +12,9 @@ import ray
 import torch
 from safetensors.torch import load_file
 
-from orchestrator.folder import RunExistsError
-from orchestrator.training import Outcome, run_training
-from policy.info import read_info
+from orchestrator.run_folder.folder import RunExistsError
+from orchestrator.train_run import Outcome, run_training
+from policy.conversation.model_info import read_info
 from schemas.config import TrainConfig
 
 pytestmark = pytest.mark.cluster

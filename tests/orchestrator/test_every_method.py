@@ -14,17 +14,18 @@ from typing import Any, get_args
 
 import pytest
 
-from orchestrator.cluster import Cluster, Players, connect, recoveries_of
-from orchestrator.critic import CriticRole, NoCritic
-from orchestrator.data import read_split
-from orchestrator.folder import critic_of, open_run
+from orchestrator.after_step import Watch
+from orchestrator.batch.progress import Position, Progress
+from orchestrator.batch.tasks import read_split
 from orchestrator.loop import train
-from orchestrator.method_check import refuse_ineffective
-from orchestrator.metrics import MetricsLog, PlainScreen
-from orchestrator.progress import Position, Progress
-from orchestrator.roles import LearnerRole, NoReference, ReferenceRole
-from orchestrator.watch import Watch
-from policy.checkpoint import is_complete, read_extra
+from orchestrator.preflight.method import refuse_ineffective
+from orchestrator.roles.cluster import Cluster, Players, connect, recoveries_of
+from orchestrator.roles.critic import CriticRole, NoCritic
+from orchestrator.roles.learner import LearnerRole
+from orchestrator.roles.reference import NoReference, ReferenceRole
+from orchestrator.run_folder.folder import critic_of, open_run
+from orchestrator.telemetry.metrics import MetricsLog, PlainScreen
+from policy.state.checkpoint import is_complete, read_extra
 from schemas.config import Advantage, LossName, TrainConfig
 from schemas.config_file import ConfigError
 

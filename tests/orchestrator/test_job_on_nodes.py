@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from policy.checkpoint import verify
+from policy.state.checkpoint import verify
 from tests.deploy.local_head import free_ports
 from tests.orchestrator.local_cluster import ROOT, LocalCluster, local_cluster
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from orchestrator.critic import refuse_critic
-from orchestrator.method_check import refuse_ineffective
-from orchestrator.training import run_training
-from policy.checkpoint import is_complete
-from policy.tiny import build_tiny
+from orchestrator.preflight.method import refuse_ineffective
+from orchestrator.roles.critic import refuse_critic
+from orchestrator.train_run import run_training
+from policy.state.checkpoint import is_complete
+from policy.tiny.model import build_tiny
 from schemas.config import TrainConfig
 from schemas.config_file import ConfigError
 

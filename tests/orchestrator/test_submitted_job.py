@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from orchestrator.gauges import TRAIN
+from orchestrator.telemetry.gauges import TRAIN
 from tests.deploy.local_head import Head, started
 from tests.deploy.manifests import groups, only
 

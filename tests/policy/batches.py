@@ -10,11 +10,11 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from policy.conversation import Ledger
-from policy.info import read_info, read_tokenizer
-from policy.learner import PolicyLearner
-from policy.seen import Seen, encode
-from policy.turns import ChatFormat
+from policy.conversation.chat_format import ChatFormat
+from policy.conversation.ledger import Ledger
+from policy.conversation.model_info import read_info, read_tokenizer
+from policy.conversation.seen_image import Seen, encode
+from policy.learning.learner import PolicyLearner
 from schemas import batch
 from schemas.config import Algorithm, Learner, Model, Optimiser
 

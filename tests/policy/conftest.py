@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from policy.tiny import build_tiny
+from policy.tiny.model import build_tiny
 from tests.policy.batches import make_batch
 
 torch.set_num_threads(1)

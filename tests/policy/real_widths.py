@@ -25,9 +25,9 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from policy.learner import PolicyLearner
-from policy.tiny import build_tiny
-from policy.weights import StoredWeights
+from policy.learning.learner import PolicyLearner
+from policy.network.load_sharded import StoredWeights
+from policy.tiny.model import build_tiny
 from schemas.config import Algorithm, Kl, Learner, Model, Optimiser
 from tests.policy.batches import make_batch, split
 from tests.policy.real_sizes import THREE, write_sizes

@@ -15,14 +15,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
-from policy.collate import rows_of
-from policy.model import base_model
-from policy.sharding import join_shards, merge_adapters
-from policy.tiny import build_tiny
+from policy.network.collate import rows_of
+from policy.network.load import base_model
+from policy.state.sharding import join_shards, merge_adapters
+from policy.tiny.model import build_tiny
 from schemas.config import Lora
 from tests.policy import two_ranks
 from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, replace, split
-from tests.policy.critic_case import critic_of, gradient_of, lesson_of, with_head
+from tests.policy.learning.critic_case import critic_of, gradient_of, lesson_of, with_head
 
 ROOT = Path(__file__).parents[2]
 

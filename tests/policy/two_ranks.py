@@ -16,14 +16,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 
-from policy import weights as weights_module
-from policy.learner import PolicyLearner
-from policy.model import base_model
-from policy.sharding import blocks
-from policy.weights import StoredWeights
+from policy.learning.learner import PolicyLearner
+from policy.network import load_sharded as weights_module
+from policy.network.load import base_model
+from policy.network.load_sharded import StoredWeights
+from policy.state.sharding import blocks
 from schemas.config import Algorithm, Kl, Learner, Lora, Loss, Model, Optimiser, Sharding
 from tests.policy.batches import ARCHITECTURES, make_batch, replace, split
-from tests.policy.critic_case import critic_of, gradient_of, lesson_of, with_head
+from tests.policy.learning.critic_case import critic_of, gradient_of, lesson_of, with_head
 
 KL = 0.05
 ALGORITHM = Algorithm(loss=Loss(entropy_coefficient=0.01, denominator="sequence"), kl=Kl(coefficient=KL))

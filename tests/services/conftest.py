@@ -91,7 +91,7 @@ class Cluster:
 
     def deploy(self, **options: Any) -> Deployed:
         """The reward service with both doors, in place of what was there."""
-        from services import reward
+        from services.reward import deployment as reward
 
         chosen = ServiceOptions(port=self.port, token_env=TOKEN_ENV, request_timeout_s=20.0, **options)
         return Deployed(chosen, reward.deploy(chosen), f"http://127.0.0.1:{self.port}", TOKEN)
@@ -118,9 +118,9 @@ def cluster() -> Iterator[Cluster]:
     """One Ray cluster for all tests of this package."""
     import ray
 
-    from orchestrator.local_ray import start_local
-    from services import reward
-    from services.proxy import PROXY_ENV
+    from orchestrator.roles.local_ray import start_local
+    from services.http.proxy import PROXY_ENV
+    from services.reward import deployment as reward
 
     made = Cluster(free_port(), free_port())
     with pytest.MonkeyPatch.context() as environment:

@@ -1,0 +1,1 @@
+"""A configuration of the published system becomes one of ours."""

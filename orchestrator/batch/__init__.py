@@ -1,0 +1,1 @@
+"""From tasks to what the learner is given, and where the run stands in its data."""

@@ -1,0 +1,105 @@
+"""pointvg serve ...: services of the training stack on their own, for other teams."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from schemas.config_file import ConfigError, load
+from schemas.service import ServiceConfig, ServiceOptions
+
+# Nearly twice the small requests a second. Handles then need an event loop, which a training driver does not have.
+THROUGHPUT_ENV = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+
+serve_app = typer.Typer(no_args_is_help=True, help=__doc__)
+
+
+@serve_app.callback()
+def services() -> None:
+    """Run a service of the training stack on its own."""
+
+
+@serve_app.command()
+def reward(
+    config: Annotated[Path, typer.Option("--config", help="YAML file with a `reward` section; configs/reward.yaml")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="such as reward.port=8200")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="of Prometheus metrics; default: a free one")] = None,
+) -> None:
+    """Serve the reward over HTTP until stopped (Ctrl-C or SIGTERM); requests in progress are answered first."""
+    try:
+        options = load(ServiceConfig, config, overrides or ()).config.reward
+    except ConfigError as error:
+        typer.echo(f"configuration refused:\n{error}", err=True)
+        raise typer.Exit(2) from None
+    if options.port is None:
+        typer.echo("reward.port is not set, so there would be no HTTP door: add reward.port=8100", err=True)
+        raise typer.Exit(2)
+    try:
+        serve_reward(options, metrics_port)
+    except (RuntimeError, FileNotFoundError) as error:
+        typer.echo(f"refused: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> None:
+    """Deploys the service on the cluster that RAY_ADDRESS names, or on a local one made for it, and waits for a signal.
+
+    Then drains: no new requests, those in progress are answered within `options.drain_s`.
+    """
+    from services.http.proxy import PROXY_ENV
+    from services.reward.deployment import deploy, read_token, shutdown, undeploy
+
+    read_token(options)
+    for name, value in {**PROXY_ENV, **THROUGHPUT_ENV}.items():
+        os.environ.setdefault(name, value)  # inherited by a local cluster; another must have been started with it
+    import ray
+
+    from orchestrator.roles.local_ray import start_local
+
+    own = not os.environ.get("RAY_ADDRESS")
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    if own:
+        most = options.autoscaling.max_replicas if options.autoscaling else options.replicas
+        cpus = max(os.cpu_count() or 1, int(most * options.cpus_per_replica) + 1)
+        start_local(num_cpus=cpus, include_dashboard=False, log_to_driver=False, _metrics_export_port=metrics_port)
+    else:
+        ray.init()
+    try:
+        with _stop_signal() as stopped:
+            deploy(options)
+            node = ray.nodes()[0]
+            typer.echo(f"serving      http://{options.host}:{options.port}  (contract: /openapi.json)")
+            typer.echo(f"metrics      http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics")
+            stopped.wait()
+            typer.echo("draining")
+            undeploy()
+            if own:
+                shutdown()
+    finally:
+        ray.shutdown()
+    typer.echo("stopped")
+
+
+@contextmanager
+def _stop_signal() -> Generator[threading.Event]:
+    """An event that SIGTERM and SIGINT set. To be entered after ray.init, which sets handlers of its own."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        stopped.set()
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, stop) for number in handled]
+    try:
+        yield stopped
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""Held-out tasks played and measured, and other models' predictions scored."""

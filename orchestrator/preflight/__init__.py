@@ -1,0 +1,1 @@
+"""Everything that would stop a run, found before any of it starts."""

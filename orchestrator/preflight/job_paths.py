@@ -1,0 +1,115 @@
+"""What a submitted Ray job can know before and after it joins the cluster: will its results survive, will its files be
+found on every node.
+
+    ray job submit --working-dir . -->  a copy in a folder that Ray deletes: results must be written elsewhere
+    nodes with the roles           -->  must see the same run folder, model and data
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orchestrator.run_folder.folder import RunFolder
+from schemas.config import Resources, SftConfig, TrainConfig
+from schemas.config_file import ConfigError
+from schemas.task import Task
+
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray's job server in the process of the entrypoint
+
+
+def uploaded(environment: Mapping[str, str] = os.environ) -> bool:
+    """True in a submitted job that runs in a copy of its submitter's working directory."""
+    given = json.loads(environment.get(_JOB_CONFIG, "{}"))
+    return bool(given.get("runtime_env", {}).get("working_dir"))
+
+
+def refuse_lost(config: TrainConfig | SftConfig, environment: Mapping[str, str] = os.environ) -> None:
+    """Raises ConfigError for relative paths that mean nothing useful in an uploaded working directory."""
+    if not uploaded(environment):
+        return
+    problems: list[str] = []
+    if not Path(config.run.folder).is_absolute():
+        problems.append(
+            f"run.folder={config.run.folder!r} lies in the job's copy of the working directory, which Ray deletes with "
+            "the results in it; give an absolute path on storage that every node sees"
+        )
+    for field, path in _inputs(config):
+        if not Path(path).is_absolute() and not Path(path).exists():
+            problems.append(
+                f"{field}={path!r} was not uploaded with the job (see .rayignore and .gitignore); give an absolute "
+                "path on storage that every node sees, or keep what is small where it is uploaded"
+            )
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _inputs(config: TrainConfig | SftConfig) -> Iterable[tuple[str, str]]:
+    yield "model.path", config.model.path
+    for name in ("train_files", "validation_files", "test_files"):
+        files: tuple[str, ...] | str = getattr(config.data, name)
+        for file in (files,) if isinstance(files, str) else files:
+            yield f"data.{name}", file
+
+
+def refuse_unshared(folder: RunFolder, config: TrainConfig | SftConfig, tasks: Iterable[Task]) -> None:
+    """Asks every node that a role can land on whether it sees the run folder, the model and the images.
+
+    Costs nothing on a cluster of one node. Raises ConfigError naming nodes and paths. Call it once connected.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"] and _takes_a_role(node["Resources"], config.resources)]
+    here = ray.get_runtime_context().get_node_id()
+    others = [node for node in nodes if node["NodeID"] != here]
+    if not others:
+        return
+    word = secrets.token_hex(8)  # a folder of the same name on another node's own disk does not hold it
+    probe = folder.root / ".seen-by-every-node"
+    probe.write_text(word, encoding="ascii")
+    first = next(iter(tasks), None)
+    paths = {"model.path": f"{config.model.path}/config.json"}
+    if first is not None:
+        paths["data.image_dir"] = first.images[0]
+    try:
+        look = ray.remote(num_cpus=0, max_retries=1)(_unseen)
+        asked = [
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                str(probe.resolve()), word, paths
+            )
+            for node in others
+        ]
+        answers: list[list[str]] = ray.get(asked, timeout=config.resources.start_timeout_s)
+    finally:
+        probe.unlink()
+    problems = [
+        f"node {node['NodeManagerAddress']} does not see {what}; put it on storage that every node mounts at that path"
+        for node, unseen in zip(others, answers, strict=True)
+        for what in unseen
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _takes_a_role(has: Mapping[str, float], resources: Resources) -> bool:
+    """Whether the smallest of the roles that read or write files fits on a node."""
+    shares = (
+        (resources.cpus_per_learner, resources.gpus_per_learner),
+        (resources.cpus_per_engine, resources.gpus_per_engine),
+        (resources.cpus_per_reference, resources.gpus_per_reference),
+    )
+    return any(has.get("CPU", 0.0) >= max(cpus, 0.001) and has.get("GPU", 0.0) >= gpus for cpus, gpus in shares)
+
+
+def _unseen(probe: str, word: str, paths: Mapping[str, str]) -> list[str]:
+    """Runs on the node that is asked."""
+    missing: list[Any] = [f"{field} ({path})" for field, path in paths.items() if not Path(path).exists()]
+    file = Path(probe)
+    if not file.is_file() or file.read_text(encoding="ascii") != word:
+        missing.append(f"run.folder ({file.parent})")
+    return missing

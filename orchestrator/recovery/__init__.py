@@ -1,0 +1,1 @@
+"""What happens when a part of a run dies, or the run is told to stop."""

@@ -1,0 +1,134 @@
+"""The updates since the last checkpoint, kept so that a rebuilt group can repeat them without generating again.
+
+    update of step 12 --tables, by reference--> a task writes --> replay/learner/step-000012/0.arrow, 1.arrow, ...
+    checkpoint of step 13 complete -----------> step-000012/ is deleted
+
+The driver passes references on and never holds a table: image tables go from the object store to the file and back.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from policy.state.checkpoint import CheckpointError
+from policy.state.crash_safe_files import explain
+from schemas.config import OnError
+
+
+def write_tables(folder: str, *tables: pa.Table) -> None:
+    """Writes Arrow IPC files 0.arrow, 1.arrow, ... into a folder: all or none, so a full disk has its room back."""
+    if Path(folder).is_dir():
+        return  # this is a retry
+    partial = Path(f"{folder}.partial")
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        for number, table in enumerate(tables):
+            with (
+                pa.OSFile(str(partial / f"{number}.arrow"), "wb") as sink,
+                pa.ipc.new_file(sink, table.schema) as writer,
+            ):
+                writer.write_table(table)
+        partial.rename(folder)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def read_table(file: str) -> pa.Table:
+    """The table of an Arrow IPC file."""
+    with pa.memory_map(file) as source:
+        return pa.ipc.open_file(source).read_all()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One update: the method and its arguments, a file in place of each table, and the task that writes the files.
+
+    >>> Entry(12, "update", (Path("0.arrow"), 0.05), None).step
+    12
+    """
+
+    step: int
+    method: str
+    arguments: tuple[Any, ...]
+    written: Any
+
+
+class Journal:
+    """Updates of one group in the order they were made. The folder must be one that every node sees."""
+
+    def __init__(self, folder: Path, timeout_s: float, on_error: OnError) -> None:
+        """What an earlier process left is deleted: its run continues from the checkpoint.
+
+        `on_error` says what tables that cannot be written do to the run, as it does for checkpoints.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        self._folder = folder.absolute()
+        self._timeout_s = timeout_s
+        self._on_error = on_error
+        self._entries: list[Entry] = []
+        self._writing: list[Entry] = []  # those not yet known to be written, or not to be
+        self._write = ray.remote(num_cpus=0)(write_tables)
+        self._read = ray.remote(num_cpus=0)(read_table)
+
+    def record(self, step: int, method: str, arguments: Sequence[Any]) -> None:
+        """Notes the update of `step`. Arguments that are references to tables are written while the update runs.
+
+        Raises CheckpointError when the tables of an earlier one could not be written, unless the run is to go on.
+        """
+        for entry in [entry for entry in self._writing if ray.wait([entry.written], timeout=0)[0]]:
+            self._writing.remove(entry)
+            failure = self._failure(entry)
+            if failure and self._on_error == "stop":
+                raise CheckpointError(f"{failure}. checkpoint.on_error=continue goes on without")
+            if failure:
+                print(f"NO REPLAY    {failure}. The run goes on (checkpoint.on_error=continue)", flush=True)
+        folder = self._of(step)
+        tables = [argument for argument in arguments if isinstance(argument, ray.ObjectRef)]
+        files = iter(folder / f"{number}.arrow" for number in range(len(tables)))
+        kept = tuple(next(files) if isinstance(argument, ray.ObjectRef) else argument for argument in arguments)
+        entry = Entry(step, method, kept, self._write.remote(str(folder), *tables))
+        self._entries.append(entry)
+        self._writing.append(entry)
+
+    def between(self, first: int, end: int) -> Iterator[Entry]:
+        """The updates of steps `first` to `end` - 1, with references to their tables in place of files.
+
+        Raises CheckpointError for one whose tables could not be written.
+        """
+        for entry in self._entries:
+            if first <= entry.step < end:
+                if failure := self._failure(entry):
+                    raise CheckpointError(
+                        f"{failure}, so it cannot be repeated; the same command continues from the last checkpoint"
+                    )
+                arguments = [self._read.remote(str(a)) if isinstance(a, Path) else a for a in entry.arguments]
+                yield replace(entry, arguments=tuple(arguments))
+
+    def trim(self, step: int) -> None:
+        """Deletes the updates before `step`, whose checkpoint is complete."""
+        for entry in [entry for entry in self._entries if entry.step < step]:
+            ray.wait([entry.written], timeout=self._timeout_s)
+            shutil.rmtree(self._of(entry.step), ignore_errors=True)
+            self._entries.remove(entry)
+        self._writing = [entry for entry in self._writing if entry.step >= step]
+
+    def _of(self, step: int) -> Path:
+        return self._folder / f"step-{step:06d}"
+
+    def _failure(self, entry: Entry) -> str | None:
+        """Says that an update's tables could not be written, or not in time; None once they are there."""
+        try:
+            ray.get(entry.written, timeout=self._timeout_s)
+        except RayError as error:
+            reason = explain(error.cause if isinstance(error, RayTaskError) else error)
+            return f"{self._of(entry.step)}: the tables of {entry.method} could not be written: {reason}"
+        return None

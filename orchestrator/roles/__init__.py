@@ -1,0 +1,1 @@
+"""The driver's side of every role: where it is placed, what to call, what comes back."""

@@ -1,0 +1,175 @@
+"""The rollout engines as the driver sees them: orders in, finished shards out, whatever happens to an engine.
+
+An engine that is lost is started again in its place and takes the weights that were published last. Until it is back
+the others play its part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+
+from actors.group import ActorGroup, GroupError, Limits, Share
+from actors.player import Order
+from actors.rollout import RolloutActor
+from orchestrator.recovery.recoveries import Loss, Recoveries
+from orchestrator.recovery.stop import interruptible
+from orchestrator.roles.dispatch import Dispatch, ShardRef
+from orchestrator.telemetry.stage_seconds import timed
+from schemas.config import TrainConfig
+
+Weights = Callable[[], Sequence[Any]]  # references to the learner ranks' local shards of one version
+
+
+@dataclass(slots=True)
+class _Return:
+    """An engine on its way back: its loss, what it is to do, and the reference that is there when it has."""
+
+    loss: Loss
+    what: str
+    ready: Any
+    since: float = field(default_factory=time.monotonic)
+
+
+class RolloutRole:
+    """All rollout engines."""
+
+    def __init__(
+        self, group: ActorGroup, recoveries: Recoveries, *, shards: int, seed: int | None, nccl: bool = False
+    ) -> None:
+        """`shards` of each engine's part; `seed` for runs that must repeat exactly; `nccl` if weights come that way."""
+        self.group = group
+        self._recoveries = recoveries
+        self._shards = shards
+        self._seed = seed
+        self._nccl = nccl
+        self._weights: tuple[int, Weights] | None = None  # the version published last, and who has it
+        self._returns: dict[int, _Return] = {}
+        self._stale: set[int] = set()  # back, but without weights: NCCL brings them to all engines at once
+
+    @classmethod
+    def spawn(cls, config: TrainConfig, recoveries: Recoveries) -> RolloutRole:
+        """Starts the engines, as configured; see ActorGroup.spawn."""
+        resources, run = config.resources, config.run
+        group = ActorGroup.spawn(
+            "rollout",
+            RolloutActor,
+            resources.rollout_engines,
+            Share(resources.cpus_per_engine, resources.gpus_per_engine, resources.threads),
+            place=resources.placement.rollout,
+            arguments=lambda rank: (
+                config.model,
+                config.data,
+                config.rollout,
+                run.seed + rank,
+                resources.weight_transfer,
+                run.deterministic,
+            ),
+            limits=Limits.of(resources),
+        )
+        return cls(
+            group,
+            recoveries,
+            shards=config.rollout.shards_per_engine,
+            seed=run.seed if run.deterministic else None,
+            nccl=resources.weight_transfer == "nccl",
+        )
+
+    @timed("rollout")
+    @interruptible
+    def generate(self, order: Order, version: int) -> Iterator[ShardRef]:
+        """Deals the order's tasks to the engines and yields shards as they finish, in any order; each group once.
+
+        Raises RecoveryLimitError at too many losses, GroupError when the same work fails in the same way twice.
+        """
+        order = order if self._seed is None else replace(order, seed=self._seed)
+        yield from Dispatch(self, order, version, self._shards).shards()
+
+    def load_weights(self, version: int, shards: Weights) -> None:
+        """Every engine joins the ranks' local shards and takes them as `version`.
+
+        An engine that is away takes them when it is back; the others do not wait for it. `shards` is asked again for an
+        engine that is lost later: references may have been lost with a node.
+        """
+        self._greet()
+        self._weights = (version, shards)
+        here = tuple(shards())
+        refs = {rank: actor.load_weights.remote(version, *here) for rank, actor in enumerate(self.group.actors)}
+        for rank, one in self._returns.items():
+            one.ready = refs.pop(rank)
+        while refs:
+            try:
+                self.group.gather(self._supply_name(), refs)
+            except GroupError as error:
+                self.lost(error)
+                refs = {rank: ref for rank, ref in refs.items() if rank not in error.ranks}
+            else:
+                return
+
+    def took_weights(self, version: int) -> None:
+        """Every engine was sent `version` over NCCL."""
+        self.group.call("took_weights", version)
+        for rank in list(self._returns):
+            self.welcome(rank)
+        self._stale.clear()
+
+    def present(self) -> list[int]:
+        """Ranks that can be given work. Raises RuntimeError when there is none, nor will be."""
+        present = [rank for rank in range(len(self.group)) if rank not in self._returns and rank not in self._stale]
+        if not present and not self._returns:
+            raise RuntimeError(
+                "rollout: every engine was lost, and weight_transfer='nccl' brings weights at the end of a step only; "
+                "the same command continues from the last checkpoint. More engines, or 'object_store', survive this"
+            )
+        return present
+
+    def away(self) -> dict[Any, int]:
+        """Ranks that are on their way back, by the reference that is there when they are.
+
+        Raises GroupError for one that does not come back.
+        """
+        limit = self.group.limits.start_s
+        for rank, one in self._returns.items():
+            if time.monotonic() - one.since > limit:
+                raise GroupError("rollout", [rank], one.what, "late", f"not back within {limit:.0f} s")
+        return {one.ready: rank for rank, one in self._returns.items()}
+
+    def welcome(self, rank: int) -> None:
+        """The reference of an engine that was away is there. Raises GroupError when it holds a failure."""
+        one = self._returns[rank]
+        self.group.check(one.what, rank, one.ready)
+        del self._returns[rank]
+        if self._nccl:
+            self._stale.add(rank)
+        self._recoveries.end(one.loss)
+
+    def lost(self, error: GroupError) -> None:
+        """Restarts the ranks of the error. Raises RecoveryLimitError, or the error, where that is no use."""
+        loss = self._recoveries.begin(error, self.group)
+        self.group.restart(error.ranks)
+        for rank in error.ranks:
+            self._returns[rank] = _Return(replace(loss, ranks=(rank,)), self._supply_name(), self._supply(rank))
+
+    def _greet(self) -> None:
+        """Takes note of engines that are back, without waiting."""
+        for rank, one in list(self._returns.items()):
+            if ray.wait([one.ready], timeout=0)[0]:
+                try:
+                    self.welcome(rank)
+                except GroupError as error:
+                    self.lost(error)
+
+    def _supply(self, rank: int) -> Any:
+        """Sends an engine the weights published last; the ones it started from need not be sent."""
+        actor = self.group.actors[rank]
+        if self._weights is None:
+            return actor.ready.remote()
+        version, shards = self._weights
+        return actor.load_weights.remote(version, *shards())
+
+    def _supply_name(self) -> str:
+        return "start" if self._weights is None else f"weights of version {self._weights[0]}"

@@ -1,0 +1,129 @@
+"""One line of numbers per step: JSONL and Ray's metrics for machines, TensorBoard for charts, lines for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from orchestrator.run_folder.set_aside import METRICS, set_aside
+from orchestrator.telemetry.gauges import Gauges
+
+
+class MetricsLog:
+    """Appends to metrics.jsonl and TensorBoard, which a resumed run continues, and sets the run's gauges."""
+
+    def __init__(self, folder: Path, start: int) -> None:
+        """`start` steps are done; what was recorded of later ones is set aside, and hidden in TensorBoard."""
+        kept = set_aside(folder, start)
+        self._logged = {(record["kind"], record["step"]) for record in kept}
+        self._file = (folder / METRICS).open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._gauges = Gauges(folder.name)
+        for record in (record for record in kept if record["step"] >= start):  # TensorBoard hides these too
+            for key, value in record.items():
+                if key not in ("kind", "step", "time"):
+                    self._board.add_scalar(f"{record['kind']}/{key}", _number(value), start, record["time"])
+
+    def has(self, kind: str, step: int) -> bool:
+        """Whether there is such a record."""
+        return (kind, step) in self._logged
+
+    def write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
+        """One record: `kind` is "train" or "validation". A number that is not finite is written as null."""
+        record: dict[str, Any] = {"kind": kind, "step": step, "time": round(time.time(), 3)}
+        record |= {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        self._logged.add((kind, step))
+        for key, value in numbers.items():
+            self._board.add_scalar(f"{kind}/{key}", value, step)
+        self._gauges.show(kind, step, numbers)
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._board.close()
+
+
+def _number(logged: float | None) -> float:
+    return math.nan if logged is None else logged
+
+
+class Screen(Protocol):
+    """What a person watches."""
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Shows one finished step."""
+        ...
+
+    def say(self, text: str) -> None:
+        """Shows a line."""
+        ...
+
+    def close(self) -> None:
+        """Ends the display."""
+        ...
+
+
+def screen(total: int, done: int) -> Screen:
+    """A live bar on a terminal, plain lines elsewhere."""
+    return LiveScreen(total, done) if sys.stdout.isatty() else PlainScreen(total, done)
+
+
+def _summary(numbers: Mapping[str, float]) -> str:
+    rate = numbers["reply/trained_tokens"] / numbers["time/step"]
+    objects = numbers.get("reward/obj_iou", math.nan)
+    return f"reward {numbers['reward/mean']:5.2f}  mIoU {objects:.3f}  {rate:6.0f} tok/s"
+
+
+class LiveScreen:
+    """A Rich progress bar."""
+
+    def __init__(self, total: int, done: int) -> None:
+        columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[text]}"))
+        self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console())
+        self._task = self._bar.add_task("train", total=total, completed=done, text="starting")
+        self._bar.start()
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Moves the bar."""
+        self._bar.update(self._task, completed=step + 1, text=_summary(numbers))
+
+    def say(self, text: str) -> None:
+        """Prints above the bar."""
+        self._bar.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.stop()
+
+
+class PlainScreen:
+    """One line per step, for logs."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._total = total
+        self._first = done
+        self._started = time.monotonic()
+
+    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Prints the step with the time left, judged by the steps so far."""
+        each = (time.monotonic() - self._started) / (step + 1 - self._first)
+        left = each * (self._total - step - 1)
+        print(f"step {step + 1:4d}/{self._total}  {_summary(numbers)}  {left / 60:4.1f} min left", flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints the line."""
+        print(text, flush=True)
+
+    def close(self) -> None:
+        """Nothing to end."""

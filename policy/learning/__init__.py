@@ -1,0 +1,1 @@
+"""A batch becomes optimiser steps: policy and critic."""

@@ -1,0 +1,1 @@
+"""Where weights and optimiser lie, on ranks and on disk."""

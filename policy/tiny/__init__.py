@@ -1,0 +1,1 @@
+"""The small model that this project ships: made, and its vision grounded."""

@@ -1,0 +1,1 @@
+"""What every service with an HTTP door shares."""

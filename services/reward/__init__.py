@@ -1,0 +1,1 @@
+"""The reward service: one scoring core, a deployment handle and HTTP."""

@@ -1,0 +1,130 @@
+"""The HTTP door of the reward service, as a plain FastAPI application.
+
+POST /v1/score     replies in, rewards and their terms out          GET /healthz   the process answers
+POST /v1/evaluate  a prediction set in, metrics with intervals out  GET /readyz    it can score
+GET  /v1/rewards   the reward in force                              GET /openapi.json  the contract, with examples
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated, TypeVar
+
+from fastapi import FastAPI, Query, Request, Security
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from schemas.evaluation import EvaluationReport
+from schemas.scoring import ActiveReward, ScoreRequest, ScoreResponse
+from schemas.service import ServiceOptions
+from services.http import error_responses as problems
+from services.http.counts import Meter, NoMeter
+from services.http.guard import Guard
+from services.reward import examples
+from services.reward.custom import open_reward
+from services.reward.evaluation import CONFIDENCE, evaluate
+from services.reward.scoring import Reward, ScoringError, answer, item_of
+from services.reward.uploads import read_upload
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+T = TypeVar("T")
+
+
+def build_api(
+    options: ServiceOptions, token: str | None = None, reward: Reward | None = None, meter: Meter = NoMeter()
+) -> FastAPI:
+    """The application. token: what callers must present; None only where `options` ask for none.
+
+    reward: what to score with; by default opened here from `options`.
+    """
+    if (options.token_env is None) != (token is None):
+        raise ValueError(f"token_env={options.token_env!r}, but a token was {'not ' * (token is None)}given")
+    if token is not None and not token.strip():
+        raise ValueError(f"the token in environment variable {options.token_env} is empty; set it to a secret")
+    scorer = open_reward(options) if reward is None else reward
+    app = FastAPI(
+        title="PointVG-R reward",
+        version="1",
+        description="Scores replies that name, box and point. A malformed reply gets a low score; errors are RFC 9457.",
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.router.route_class = problems.StrictRoute
+    sizes = {
+        "/v1/score": options.max_body_bytes,
+        "/v1/evaluate": options.max_evaluation_bytes,
+        "/v1/rewards": 0,
+        "/openapi.json": 0,
+    }
+    app.add_middleware(Guard, token=token, max_bytes=sizes, open_paths=OPEN_PATHS, meter=meter)
+    problems.install(app)
+    locked = [] if token is None else [Security(HTTPBearer(auto_error=False))]  # for the contract: Guard checks
+
+    @app.get("/healthz", summary="The process answers")
+    def healthz() -> dict[str, bool]:
+        return {"ok": True}
+
+    @app.get("/readyz", summary="It can score", responses=examples.problems(500, 503))
+    def readyz() -> dict[str, bool]:
+        scorer.check()
+        return {"ready": True}
+
+    @app.get(
+        "/v1/rewards", summary="The reward in force", dependencies=locked, responses=examples.problems(401, 429, 503)
+    )
+    def rewards() -> ActiveReward:
+        return active(options)
+
+    @app.post("/v1/score", summary="Score a batch of replies", dependencies=locked, responses=examples.score(options))
+    def score(request: ScoreRequest) -> ScoreResponse:
+        _check_count(len(request.items), options.max_items)
+        return ScoreResponse(scores=_metered(len(request.items), lambda: answer(request.items, scorer), meter))
+
+    @app.post(
+        "/v1/evaluate",
+        summary="Metrics of a whole prediction set",
+        dependencies=locked,
+        responses=examples.evaluate(options),
+        openapi_extra=examples.EVALUATE_BODY,
+    )
+    async def evaluation(
+        request: Request,
+        confidence: Annotated[float, Query(ge=0.5, le=0.999, description="of the intervals")] = CONFIDENCE,
+    ) -> EvaluationReport:
+        body = await request.body()
+        content_type = request.headers.get("content-type", "")
+
+        def work() -> EvaluationReport:
+            items = read_upload(body, content_type)
+            _check_count(len(items), options.max_evaluation_items)
+            known = [item_of(item) for item in items]
+            return _metered(len(known), lambda: evaluate(known, scorer, confidence), meter)
+
+        return await run_in_threadpool(work)
+
+    return app
+
+
+def active(options: ServiceOptions) -> ActiveReward:
+    """The reward that `options` put in force."""
+    if options.function is None:
+        return ActiveReward(rules=options.rules)
+    return ActiveReward(function=options.function, function_kwargs=options.function_kwargs)
+
+
+def _check_count(items: int, limit: int) -> None:
+    if items > limit:
+        raise HTTPException(413, f"{items} items, at most {limit} per request")
+
+
+def _metered(items: int, work: Callable[[], T], meter: Meter) -> T:
+    started = time.perf_counter()
+    try:
+        done = work()
+    except ScoringError:
+        meter.failed("http")
+        raise
+    meter.scored("http", items, time.perf_counter() - started)
+    return done

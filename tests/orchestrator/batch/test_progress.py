@@ -1,0 +1,110 @@
+"""A run's position: what a checkpoint brings back is what was there."""
+
+from typing import Any
+
+import pytest
+
+from algorithms.adaptive import AdaptiveState
+from orchestrator.batch.progress import Position, Progress, total_steps
+from schemas.config import TrainConfig
+from schemas.task import NEGATIVE, Task
+
+TASKS = [Task(task_id=f"t{i}", prompt="?", ground_truth=NEGATIVE) for i in range(7)]
+
+
+def config(**other: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "model": {"path": "m"},
+        "data": {"train_files": "a"},
+        "rollout": {"tasks_per_step": 3},
+        "trainer": {"max_steps": 5},
+    }
+    return TrainConfig.model_validate(values | other)
+
+
+ADAPTIVE_KL = {"kl": {"coefficient": 0.05, "controller": "adaptive", "target": 0.1, "horizon": 1000}}
+
+
+def test_interrupted_anywhere_the_same_tasks_and_coefficients_follow() -> None:
+    straight = Progress(config(algorithm=ADAPTIVE_KL), TASKS, Position())
+    expected = []
+    for step in straight.steps():
+        expected.append((step, straight.next_tasks(), straight.kl.coef))
+        straight.advance(AdaptiveState(1.0 + step), measured_kl=0.3)
+    found, position = [], Position()
+    while position.step < 5:
+        resumed = Progress(config(algorithm=ADAPTIVE_KL), TASKS, Position.from_json(position.to_json()))
+        found.append((position.step, resumed.next_tasks(), resumed.kl.coef))
+        resumed.advance(AdaptiveState(1.0 + position.step), measured_kl=0.3)
+        position = resumed.position
+    assert found == expected
+    assert position == straight.position
+
+
+def test_tasks_drawn_beyond_a_step_s_own_are_part_of_the_position_once_the_step_is_done() -> None:
+    """Steps that need 0, 4, 1, 0 and 2 further tasks; a step repeated after a failure starts with its own again."""
+    straight = Progress(config(), TASKS, Position())
+    expected: list[tuple[Task, ...]] = []
+    for _, extra in zip(straight.steps(), (0, 4, 1, 0, 2), strict=True):
+        expected.append(straight.next_tasks() + straight.more_tasks(extra))
+        straight.advance(AdaptiveState(), None)
+    found: list[tuple[Task, ...]] = []
+    position = Position()
+    for extra in (0, 4, 1, 0, 2):
+        lost = Progress(config(), TASKS, Position.from_json(position.to_json()))
+        lost.next_tasks()
+        lost.more_tasks(5)  # and then the process dies
+        resumed = Progress(config(), TASKS, Position.from_json(position.to_json()))
+        found.append(resumed.next_tasks() + resumed.more_tasks(extra))
+        resumed.advance(AdaptiveState(), None)
+        position = resumed.position
+    assert found == expected
+    assert position == straight.position
+    dealt = [task.task_id for part in expected for task in part]
+    assert len(dealt) == 22
+    assert all(sorted(dealt[i : i + 7]) == sorted(t.task_id for t in TASKS) for i in (0, 7, 14))  # whole epochs
+
+
+def test_the_adaptive_coefficient_moves_by_the_published_rule() -> None:
+    # 3 tasks x 8 samples = 24 sequences; KL 0.3 against 0.1 is clipped to +20 %: 0.05 * (1 + 0.2 * 24 / 1000).
+    progress = Progress(config(algorithm=ADAPTIVE_KL), TASKS, Position())
+    progress.advance(AdaptiveState(), measured_kl=0.3)
+    assert progress.kl.coef == pytest.approx(0.05 * 1.0048)
+
+
+def test_while_the_critic_learns_alone_the_policy_takes_no_step_and_its_coefficient_rests() -> None:
+    ppo = {"algorithm": {"advantage": "gae"} | ADAPTIVE_KL, "critic": {"pretrain_steps": 2}}
+    progress = Progress(config(**ppo), TASKS, Position())
+    steps = []
+    for _ in progress.steps():
+        steps.append((progress.plan.optimiser_steps, progress.kl.coef))
+        progress.advance(AdaptiveState(), measured_kl=0.3)
+    moved = [0.05 * 1.0048**n for n in range(3)]
+    assert [n for n, _ in steps] == [0, 0, 1, 1, 1]
+    assert [c for _, c in steps] == pytest.approx([0.05, 0.05, *moved])
+
+
+def test_without_a_reference_the_coefficient_stays_unset() -> None:
+    progress = Progress(config(algorithm={"kl": {"coefficient": 0}}), TASKS, Position())
+    progress.advance(AdaptiveState(), measured_kl=None)
+    assert progress.position.kl_coefficient is None
+
+
+def test_the_best_validation_is_kept_and_ties_keep_the_earlier() -> None:
+    progress = Progress(config(), TASKS, Position())
+    assert progress.note_validation(5.0)
+    progress.advance(AdaptiveState(), None)
+    assert not progress.note_validation(5.0)
+    assert progress.note_validation(5.1)
+    assert (progress.position.best_step, progress.position.best_reward) == (1, 5.1)
+
+
+@pytest.mark.parametrize(("trainer", "expected"), [({"max_steps": 4}, 4), ({"epochs": 1}, 3), ({"epochs": 3}, 7)])
+def test_length_of_a_run(trainer: dict[str, int], expected: int) -> None:
+    # 7 tasks, 3 a step: one epoch is 2 1/3 steps, three epochs are exactly 7.
+    assert total_steps(config(trainer=trainer), len(TASKS)) == expected
+
+
+def test_a_position_that_is_not_one_is_refused() -> None:
+    with pytest.raises(KeyError):
+        Position.from_json({"step": 3})
