@@ -31,9 +31,9 @@ def export(folder: str | Path, policy: PolicyModule, config: Model, template: st
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         dtype = getattr(torch, config.dtype)
-        if base_model(policy.network.load).config.tie_word_embeddings:
+        if base_model(policy.model).config.tie_word_embeddings:
             del weights["lm_head.weight"]  # the embedding again
-        base_model(policy.network.load).save_pretrained(
+        base_model(policy.model).save_pretrained(
             partial, state_dict={name: torch.from_numpy(value).to(dtype) for name, value in weights.items()}
         )
         write_json(

@@ -186,7 +186,7 @@ def full_weights(policy: PolicyModule) -> dict[str, Array]:
 
 def named_weights(policy: PolicyModule) -> dict[str, Tensor]:
     """Every weight, sharded or not, by Hugging Face name; an adapter by the name of its weight and a suffix."""
-    return {_travel_name(name): value for name, value in policy.network.load.state_dict().items()}
+    return {_travel_name(name): value for name, value in policy.model.state_dict().items()}
 
 
 def _travel_name(name: str) -> str:
@@ -201,11 +201,11 @@ def _travel_name(name: str) -> str:
 
 
 def _scales(policy: PolicyModule) -> dict[str, Array]:
-    if not isinstance(policy.network.load, PeftModel):
+    if not isinstance(policy.model, PeftModel):
         return {}
     return {
         _travel_name(f"{name}.weight") + LORA_SCALE: np.asarray(module.scaling["default"], dtype=np.float32)
-        for name, module in policy.network.load.named_modules()
+        for name, module in policy.model.named_modules()
         if hasattr(module, "lora_A")
     }
 

@@ -99,7 +99,7 @@ class Bench:
         shard = self.play(temperature, samples=2, **truncation)
         policy, inputs = self.learner(shard, self.path, temperature)
         with torch.no_grad():
-            logits = base_model(policy.network.load).lm_head(policy.hidden_states(inputs)).double() / temperature
+            logits = base_model(policy.model).lm_head(policy.hidden_states(inputs)).double() / temperature
         logits[:, list(self.forbidden)] = -torch.inf
         likeliest = logits.softmax(-1).sort(-1, descending=True).values
         if "top_k" in truncation:
