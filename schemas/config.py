@@ -62,7 +62,9 @@ class Model(Record):
     path: str
     chat_template: str | None = None  # a Jinja file in place of the checkpoint's own template, in the export too
     dtype: DType = "float32"
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    # "varlen" tells sequences apart by where they start: torch's FlashAttention on a GPU, no mask anywhere. The others
+    # are transformers' own.
+    attention: Literal["varlen", "sdpa", "flash_attention_2", "eager"] = "varlen"
     freeze_vision: bool = False
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False

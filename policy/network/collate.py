@@ -113,6 +113,8 @@ class ModelInputs:
 
     input_ids: Tensor  # [B, T] int64
     position_ids: Tensor  # [3, B, T] or [4, 1, T] int64
+    starts: Tensor  # [S + 1] int32: where each sequence begins in the flattened [B x T], and B x T
+    longest: int  # tokens of the longest sequence
     patches: Tensor  # [P, 3 x patch x patch] float32, one frame
     grids: Tensor  # [U, 3] int64
     feature_index: Tensor  # [placeholders] int64
@@ -128,7 +130,8 @@ class ModelInputs:
 
     def to(self, device: torch.device | str) -> ModelInputs:
         """The same inputs on another device."""
-        return ModelInputs(*(getattr(self, f.name).to(device) for f in fields(self)))
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "longest"}
+        return ModelInputs(**moved, longest=self.longest)
 
 
 class Collator:
@@ -162,6 +165,8 @@ class Collator:
             position_ids=torch.from_numpy(
                 packed_positions(positions)[:, None] if packed else _pad_positions(positions, width)
             ),
+            starts=torch.from_numpy(np.append(starts, ids.size).astype(np.int32)),
+            longest=max(lengths) if packed else width,
             patches=torch.from_numpy(patches),
             grids=torch.from_numpy(grids),
             feature_index=torch.from_numpy(feature_index),

@@ -55,7 +55,7 @@ class Sizes:
 
 def sizes_of(model: Model) -> Sizes:
     """Reads the sizes off the model that `model` describes, built without weights."""
-    network = load(model.model_copy(update={"attention": "sdpa"}), sharded=True).model  # all have the same sizes
+    network = load(model.model_copy(update={"attention": "varlen"}), sharded=True).model  # all have the same sizes
     base = base_model(network)
     text, vision = base.config.text_config, vision_tower(network)
     text_blocks, vision_blocks = base.model.language_model.layers, vision.blocks

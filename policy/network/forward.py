@@ -22,7 +22,6 @@ from torch.utils.checkpoint import checkpoint
 from algorithms.kl import full
 from policy.network.collate import ModelInputs
 from policy.network.load import LoadedPolicy, base_model
-from policy.network.vision import repeat_frames
 
 CHUNK_LOGITS = 1 << 26  # logits held at once: 256 MiB in float32
 IMPOSSIBLE = -1e30  # instead of -inf: its probability is exactly 0 too, and 0 x it is 0 and not NaN
@@ -50,20 +49,22 @@ class Backbone(nn.Module):
         """Wraps a network from policy.network.load.load."""
         super().__init__()
         self.model: Any = loaded.model
-        self._frames = 1 if loaded.fast_vision else loaded.image_stats.temporal_patch
+        self._by_starts = loaded.by_starts
 
     def hidden_states(self, inputs: ModelInputs) -> Tensor:
         """The last hidden state from which each target is predicted, that of the id before it: [N, H]."""
         inner = base_model(self.model).model
-        seen = inner.visual(repeat_frames(inputs.patches, self._frames), grid_thw=inputs.grids, return_dict=True)
+        seen = inner.visual(inputs.patches, grid_thw=inputs.grids, return_dict=True)
         seen.pooler_output = [seen.pooler_output[inputs.feature_index]]
         if "deepstack_features" in seen:
             seen.deepstack_features = [[level[inputs.feature_index]] for level in seen.deepstack_features]
+        sequences = {"cu_seq_lens_q": inputs.starts, "max_length_q": inputs.longest} if self._by_starts else {}
         hidden = inner(
             input_ids=inputs.input_ids,
             position_ids=inputs.position_ids,
             mm_encoder_outputs={"image": seen},
             use_cache=False,
+            **sequences,
         ).last_hidden_state
         return hidden.flatten(0, 1)[inputs.target_positions]
 

@@ -21,8 +21,9 @@ from transformers import (
 from pointing.coordinates import Family
 from policy.conversation.chat_format import ChatFormat
 from policy.conversation.model_info import model_tokenizer, read_info
+from policy.network.attention import use_varlen
 from policy.network.load_sharded import initial_adapter, is_adapter
-from policy.network.vision import ImageStats, install_fast_vision, read_image_stats
+from policy.network.vision import ImageStats, read_image_stats, take_single_frames
 from schemas.config import Lora, Model
 
 
@@ -30,7 +31,7 @@ from schemas.config import Lora, Model
 class LoadedPolicy:
     """A network and the facts that the rest of this package needs about it.
 
-    `fast_vision` says that the vision tower takes patches of a single frame.
+    `by_starts` says that its attention tells sequences apart by where they start, and builds no mask.
     """
 
     model: PreTrainedModel | PeftModel
@@ -40,7 +41,7 @@ class LoadedPolicy:
     image_token_id: int
     vocab_size: int
     forbidden_ids: tuple[int, ...]
-    fast_vision: bool
+    by_starts: bool
 
 
 def load(
@@ -65,9 +66,9 @@ def load(
     tokenizer = model_tokenizer(config)
     master = torch.float32 if trainable and config.lora is None else getattr(torch, config.dtype)
     model: Any = _without_weights(config, master) if sharded else _with_weights(config, master).to(device)
-    fast_vision = device == "cpu" and config.attention == "sdpa"
-    if fast_vision:
-        install_fast_vision(model.model.visual)
+    take_single_frames(model.model.visual)
+    if config.attention == "varlen":
+        use_varlen(model)
     if not trainable:
         model.requires_grad_(False)
     elif config.lora is not None:
@@ -84,7 +85,7 @@ def load(
         image_token_id=info.image_token_id,
         vocab_size=info.vocab_size,
         forbidden_ids=ChatFormat(tokenizer).forbidden_ids(info.vocab_size),
-        fast_vision=fast_vision,
+        by_starts=config.attention == "varlen",
     )
 
 
@@ -95,12 +96,12 @@ def refuse_attention(config: Model) -> None:
     if config.dtype != "bfloat16":
         raise ValueError(
             f"model.attention='flash_attention_2': does not compute in dtype={config.dtype!r}; set "
-            "model.dtype=bfloat16 or model.attention=sdpa"
+            "model.dtype=bfloat16 or model.attention=varlen"
         )
     if find_spec("flash_attn") is None:
         raise ValueError(
             "model.attention='flash_attention_2': the package flash-attn is not installed here; install it in the "
-            "environment of every node (pip install flash-attn --no-build-isolation), or set model.attention=sdpa"
+            "environment of every node (pip install flash-attn --no-build-isolation), or set model.attention=varlen"
         )
 
 
@@ -114,11 +115,16 @@ def vision_tower(model: PreTrainedModel | PeftModel) -> Any:
     return base_model(model).model.visual
 
 
+def _implementation(config: Model) -> str:
+    """transformers' name of the attention to build the model with; "varlen" takes over what "sdpa" built."""
+    return "sdpa" if config.attention == "varlen" else config.attention
+
+
 def _with_weights(config: Model, dtype: torch.dtype) -> Any:
     return AutoModelForImageTextToText.from_pretrained(
         config.path,
         dtype=dtype,
-        attn_implementation=config.attention,
+        attn_implementation=_implementation(config),
         trust_remote_code=config.trust_remote_code,
     )
 
@@ -128,7 +134,10 @@ def _without_weights(config: Model, dtype: torch.dtype) -> Any:
     settings = AutoConfig.from_pretrained(config.path, trust_remote_code=config.trust_remote_code)
     with init_empty_weights(include_buffers=False):
         model: Any = AutoModelForImageTextToText.from_config(
-            settings, dtype=dtype, attn_implementation=config.attention, trust_remote_code=config.trust_remote_code
+            settings,
+            dtype=dtype,
+            attn_implementation=_implementation(config),
+            trust_remote_code=config.trust_remote_code,
         )
     model.tie_weights()  # what was one parameter became two when it was moved
     if (Path(config.path) / "generation_config.json").is_file():

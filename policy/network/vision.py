@@ -1,15 +1,14 @@
-"""Images on their way into the network: patches, and faster exact forms of two pieces of the vision tower.
+"""Images on their way into the network: patches of one frame, and a vision tower that takes them.
 
-    uint8 [H, W, 3] --patchify--> [n, 3 x P x P], one frame --repeat_frames--> [n, 3 x T x P x P], the stock layout
+    uint8 [H, W, 3] --patchify--> [n, 3 x P x P], one frame --vision tower--> features
 
-A still image is T equal frames, so the frame is kept once and repeated where the stock network wants it.
+A still image is T equal frames to the stock network; here the frame is kept once.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
@@ -17,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -84,63 +82,18 @@ def patchify(image: Pixels, stats: ImageStats) -> npt.NDArray[np.float32]:
     return values.reshape(-1, stats.patch_values).astype(np.float32, copy=False)
 
 
-def repeat_frames(patches: Tensor, frames: int) -> Tensor:
-    """[n, 3 x P x P] -> [n, 3 x frames x P x P]: the same still in every frame."""
-    n, values = patches.shape
-    return patches.view(n, 3, 1, values // 3).expand(n, 3, frames, values // 3).reshape(n, -1)
+def take_single_frames(visual: nn.Module) -> None:
+    """Lets one vision tower take the patches of one frame of a still, [n, 3 x P x P]; the stock layout stays legal.
 
-
-def install_fast_vision(visual: nn.Module) -> None:
-    """Replaces the patch embedding and the attention of one vision tower by exact equivalents that are faster on a CPU.
-
-    The 3-D convolution over equal frames becomes a product with the sum of its slices, so the tower then takes patches
-    of one frame. Attention runs over images of equal size at once instead of one by one. Only this instance changes.
+    A still is T equal frames, so the 3-D convolution over them is a product with the sum of its slices: the same
+    numbers from 1/T of the values, and no convolution. Only this instance changes.
     """
     embed: Any = visual.patch_embed
-    embed.forward = MethodType(_embed_single_frame, embed)
-    for block in visual.blocks:  # type: ignore[union-attr]
-        attention: Any = block.attn
-        attention.forward = MethodType(_attend_batched, attention)
+    embed.forward = MethodType(_embed, embed)
 
 
-def _embed_single_frame(self: Any, patches: Tensor) -> Tensor:
-    weight = self.proj.weight.sum(2).flatten(1)
-    return F.linear(patches.to(weight.dtype), weight, self.proj.bias)
-
-
-def _attend_batched(
-    self: Any, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: tuple[Tensor, Tensor], **_: Any
-) -> Tensor:
-    n = hidden_states.shape[0]
-    q, k, v = self.qkv(hidden_states).reshape(n, 3, self.num_heads, -1).unbind(1)
-    cos, sin = (x.unsqueeze(-2) for x in position_embeddings)
-    q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-    lengths = (cu_seqlens[1:] - cu_seqlens[:-1]).tolist()
-    mixed = _by_length(lengths, lambda *qkv: _attend(*qkv), q, k, v)
-    return self.proj(mixed.reshape(n, -1))
-
-
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    left, right = x.float().chunk(2, dim=-1)
-    return (x * cos + torch.cat((-right, left), dim=-1) * sin).to(x.dtype)
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Full attention within each of B segments of equal length: [B, L, heads, size] each."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
-
-
-def _by_length(lengths: list[int], function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Applies `function` to [B, length, ...] of all segments of one length at a time; [n, ...] in and out."""
-    if len(set(lengths)) == 1:
-        return function(*(x.unflatten(0, (len(lengths), lengths[0])) for x in tensors)).flatten(0, 1)
-    starts = np.cumsum([0, *lengths[:-1]])
-    order: list[Tensor] = []
-    parts: list[Tensor] = []
-    for length in sorted(set(lengths)):
-        first = torch.from_numpy(starts[np.equal(lengths, length)]).to(tensors[0].device)
-        index = (first[:, None] + torch.arange(length, device=first.device)).flatten()
-        order.append(index)
-        parts.append(function(*(x[index].unflatten(0, (-1, length)) for x in tensors)).flatten(0, 1))
-    return torch.cat(parts)[torch.argsort(torch.cat(order))]
+def _embed(self: Any, patches: Tensor) -> Tensor:
+    weight = self.proj.weight  # [hidden, 3, T, P, P]
+    frames = patches.shape[-1] // weight[0, :, 0].numel()
+    flat = weight.sum(2).flatten(1) if frames == 1 else weight.flatten(1)
+    return F.linear(patches.to(weight.dtype), flat, self.proj.bias)

@@ -27,7 +27,8 @@ from pointing.coordinates import Size
 from pointing.drawing import draw_ray, resize
 from pointing.scenes import Scene, SceneOptions, render, seeds
 from policy.conversation.model_info import read_info
-from policy.network.vision import ImageStats, install_fast_vision, patchify, read_image_stats
+from policy.network.attention import use_varlen
+from policy.network.vision import ImageStats, patchify, read_image_stats, take_single_frames
 from policy.tiny.cell_labels import CellHead, cell_loss, label
 from policy.tiny.scene_labels import SceneHead, label_scenes, scene_loss
 
@@ -73,8 +74,9 @@ def ground(
         )
     info, stats = read_info(str(folder)), read_image_stats(folder)
     model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    use_varlen(model)
     tower = model.model.visual
-    install_fast_vision(tower)
+    take_single_frames(tower)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         width = model.config.text_config.hidden_size

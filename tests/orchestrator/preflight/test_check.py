@@ -178,7 +178,7 @@ def test_attention_that_is_not_installed(found: Any, model: Path) -> None:
     )
     missing = only(found(model=values | {"dtype": "bfloat16"}))
     assert missing.startswith("model.attention='flash_attention_2': the package flash-attn is not installed here")
-    assert missing.endswith("or set model.attention=sdpa")
+    assert missing.endswith("or set model.attention=varlen")
 
 
 def test_a_cluster_is_looked_at_node_by_node(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:

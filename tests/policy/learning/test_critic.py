@@ -11,7 +11,7 @@ from policy.learning.critic import ValueModule, refuse_backbone, token_values
 from policy.learning.steps import NonFiniteError
 from policy.network.collate import Collator, PixelCache, rows_of
 from policy.network.load import load
-from policy.network.vision import install_fast_vision
+from policy.network.vision import take_single_frames
 from policy.tiny.model import build_tiny
 from schemas import batch
 from schemas.config import Critic, Lora, Model, Optimiser
@@ -32,7 +32,7 @@ def test_values_are_those_of_the_stock_models_hidden_states_one_id_earlier(archi
     critic = with_head(critic_of(folder))
     values = critic.values(table, [images])
     stock = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    install_fast_vision(stock.model.visual)
+    take_single_frames(stock.model.visual)
     weight, bias = critic.network.head.weight[0], critic.network.head.bias
     collator = Collator(stock.config.image_token_id, load(Model(path=folder)).image_stats)
     for row, found in zip(rows_of(table), values, strict=True):

@@ -14,7 +14,7 @@ from policy.learning.learner import NonFiniteError, PolicyLearner
 from policy.learning.reports import Limits, StepReport
 from policy.learning.scorer import Scorer
 from policy.network.collate import PixelCache, rows_of
-from policy.network.vision import install_fast_vision
+from policy.network.vision import take_single_frames
 from policy.tiny.model import build_tiny
 from schemas.config import Algorithm, Kl, Learner, Lora, Loss, Model, Optimiser
 from schemas.micro_batches import MicroBatches
@@ -81,7 +81,7 @@ def test_supervised_gradient_is_that_of_cross_entropy(tiny):
     found, report = gradient_of(learner, split(table, 1, 2), images, kl=0.0)
 
     stock = AutoModelForImageTextToText.from_pretrained(tiny)
-    install_fast_vision(stock.model.visual)  # takes the collator's single frames; equal by its own test
+    take_single_frames(stock.model.visual)  # takes the collator's single frames; equal by its own test
     forbidden = learner.policy._forbidden.nonzero().flatten()
     total = torch.zeros(())
     for row in rows_of(table):

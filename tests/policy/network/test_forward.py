@@ -162,16 +162,6 @@ def test_the_vision_tower_takes_part_without_images(tiny):
     assert not any(grad.any() for grad in vision.values())
 
 
-def test_eager_attention_and_the_stock_tower_agree(tiny):
-    """Without the fast tower, patches are repeated into frames."""
-    fast, stock = load(Model(path=tiny)), load(Model(path=tiny, attention="eager"))
-    assert fast.fast_vision
-    assert not stock.fast_vision
-    inputs = collated(tiny, fast)
-    expected = token_logprobs(PolicyModule(stock, 1.0), inputs)
-    torch.testing.assert_close(token_logprobs(PolicyModule(fast, 1.0), inputs), expected, atol=2e-5, rtol=0)
-
-
 def test_the_temperature_must_be_above_zero(tiny):
     with pytest.raises(ValueError, match=r"temperature=0\.0"):
         PolicyModule(load(Model(path=tiny)), 0.0)

@@ -1,6 +1,7 @@
-"""Patches against the families' image processors, and the fast vision tower against the stock one."""
+"""Patches against the families' image processors, and a vision tower that takes single frames against the stock one."""
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-from policy.network.vision import ImageStats, install_fast_vision, patchify, read_image_stats, repeat_frames
+from policy.network.attention import use_varlen
+from policy.network.vision import ImageStats, patchify, read_image_stats, take_single_frames
 from policy.tiny.model import build_tiny
 from tests.policy.batches import ARCHITECTURES
 
@@ -18,6 +20,12 @@ RANDOM = np.random.default_rng(0)
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def folder(request, tmp_path_factory):
     return build_tiny(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def repeat_frames(patches, frames):
+    """[n, 3 x P x P] -> [n, 3 x frames x P x P]: the same still in every frame, as the stock network wants it."""
+    n, values = patches.shape
+    return patches.view(n, 3, 1, values // 3).expand(n, 3, frames, values // 3).reshape(n, -1)
 
 
 def noise(columns: int, rows: int, grid: int):
@@ -38,10 +46,11 @@ def test_patches_are_the_image_processors(folder):
 
 
 def towers(model):
-    """The same weights twice: stock and fast."""
-    fast = type(model)(model.config)
+    """The same weights twice: stock, and of single frames without a loop over windows."""
+    fast = type(model)(deepcopy(model.config))
     fast.load_state_dict(model.state_dict())
-    install_fast_vision(fast.model.visual)
+    take_single_frames(fast.model.visual)
+    use_varlen(fast)
     return model.model.visual, fast.model.visual
 
 
@@ -86,15 +95,19 @@ def test_window_attention_with_ragged_windows():
 def test_other_towers_stay_stock(folder):
     model = AutoModelForImageTextToText.from_pretrained(folder)
     other = AutoModelForImageTextToText.from_pretrained(folder)
-    install_fast_vision(model.model.visual)
+    take_single_frames(model.model.visual)
     assert "forward" not in vars(other.model.visual.patch_embed)
     assert "forward" in vars(model.model.visual.patch_embed)
 
 
-def test_a_still_repeats_in_every_frame():
-    patches = torch.arange(12.0).view(1, 12)  # 3 channels of 2 x 2
-    assert repeat_frames(patches, 2).view(3, 2, 4)[1].tolist() == [[4, 5, 6, 7], [4, 5, 6, 7]]
-    assert torch.equal(repeat_frames(patches, 1), patches)
+def test_frames_that_differ_are_taken_as_the_stock_network_takes_them(folder):
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    stats = read_image_stats(folder)
+    embed = model.model.visual.patch_embed
+    patches = torch.randn(6, stats.patch_values * stats.temporal_patch)
+    expected = embed(patches)
+    take_single_frames(model.model.visual)
+    torch.testing.assert_close(embed(patches), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_an_image_off_the_grid_is_refused():
