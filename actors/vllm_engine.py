@@ -62,12 +62,17 @@ class VllmEngine:
         trust_remote_code: bool = False,
         transfer: Literal["object_store", "nccl"] = "object_store",
     ) -> None:
+        self._in_process = config.tensor_parallel_size == 1
+        self._running: set[str] = set()
         if torch.cuda.is_available():
             memory: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory_utilization}
         else:
             memory = {"kv_cache_memory_bytes": config.kv_cache_bytes, "block_size": config.block_size}
-        self._in_process = config.tensor_parallel_size == 1
-        self._running: set[str] = set()
+        if not self._in_process:
+            # Left to itself, vLLM finds the placement group that this actor is in and wants a bundle for each GPU.
+            memory["distributed_executor_backend"] = "mp"
+            # The CPU build would bind each worker to a NUMA node of its own, of which a small machine has one.
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=model_path,

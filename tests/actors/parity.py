@@ -59,14 +59,14 @@ def tasks(folder: Path, count: int) -> tuple[Task, ...]:
 
 
 class Bench:
-    def __init__(self, architecture: str, folder: Path) -> None:
+    def __init__(self, architecture: str, folder: Path, engine: EngineConfig | None = None) -> None:
         actors.player.Episode = AlwaysDraws
         self.folder = folder
         self.path = str(build_tiny(folder / "a", architecture, seed=0, scale=1.5))
         self.other = str(build_tiny(folder / "b", architecture, seed=1, scale=1.5))
         self.info = read_info(self.path)
         chat = ChatFormat(read_tokenizer(self.path))
-        rollout = Rollout(max_turns=2, max_tokens_per_turn=160, engine=EngineConfig(max_model_len=768))
+        rollout = Rollout(max_turns=2, max_tokens_per_turn=160, engine=engine or EngineConfig(max_model_len=768))
         data = Data(train_files="-", min_pixels=96 * 96, max_pixels=160 * 160, prompt_style="short")
         self.forbidden = chat.forbidden_ids(self.info.vocab_size)
         self.engine = VllmEngine(self.path, rollout.engine, forbidden_ids=self.forbidden, max_images=3, seed=0)
