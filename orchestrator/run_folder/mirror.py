@@ -16,7 +16,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fsspec.core import url_to_fs
@@ -82,6 +82,8 @@ class Mirror:
             for part in (critic_of(target), target):  # the policy's last, which makes it complete
                 names: list[str] = mark["parts"].get(part.suffix, [])
                 partial = part.with_name(part.name + ".partial")
+                if bad := next((name for name in [mark["folder"], *names] if not _below(name)), None):
+                    raise CheckpointError(f"step {step} at {self.url} names {bad!r}, which is no file of a checkpoint")
                 shutil.rmtree(partial, ignore_errors=True)
                 for name in names:
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -186,6 +188,12 @@ def bring_back(folder: RunFolder, run: Run, options: Checkpoint, say: Callable[[
             return
     if wanted and not here:
         raise CheckpointError(f"none of the checkpoints at {options.mirror} can be used: {wanted}; see the lines above")
+
+
+def _below(name: str) -> bool:
+    """Whether a name says a file below a folder, and of none else: it is read from a place that others may write."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and parts[0] != "/" and ".." not in parts and "\\" not in name and "\0" not in name
 
 
 def _opened(url: str) -> tuple[Any, str]:

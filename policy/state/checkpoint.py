@@ -14,6 +14,7 @@ A checkpoint can be loaded at another number of ranks.
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -167,13 +168,17 @@ def _reason(error: BaseException) -> str:
 def load(folder: str | Path, network: Backbone, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """Restores weights, optimiser and random state in place; returns the counters. Every rank must call it.
 
-    Does not look for damage; see verify. Raises CheckpointError if the folder holds no complete checkpoint.
+    Does not look for damage; see verify. Raises CheckpointError if the folder holds no complete checkpoint, or one that
+    is not of this network or holds more than tensors and plain values.
     """
     folder = Path(folder)
     counters = _read(folder)["counters"]
     weights, state = get_state_dict(network, optimiser, options=_TRAINED_ONLY)
     stored: dict[str, Any] = {"weights": weights, "optimiser": state}
-    read_state(stored, folder / "state")
+    try:
+        read_state(stored, folder / "state")
+    except (CheckpointException, pickle.UnpicklingError, OSError) as error:
+        raise CheckpointError(f"{folder} cannot be read: {_reason(error)}") from error
     set_state_dict(
         network,
         optimiser,
@@ -183,7 +188,10 @@ def load(folder: str | Path, network: Backbone, optimiser: torch.optim.Optimizer
     )
     random_state = folder / f"rng-{rank():05d}.pt"
     if random_state.is_file():  # absent for ranks that the run did not have when it was saved
-        _set_random_state(torch.load(random_state, weights_only=True))
+        try:
+            _set_random_state(torch.load(random_state, weights_only=True))
+        except (pickle.UnpicklingError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{random_state} cannot be read: {_reason(error)}") from error
     return counters
 
 

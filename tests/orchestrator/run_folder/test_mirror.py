@@ -1,6 +1,7 @@
 """Checkpoints at a URL: copied whole or not at all, brought back with their digests checked, cut off between files."""
 
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -14,6 +15,7 @@ from orchestrator.run_folder.checkpoints import Checkpoints, continue_from
 from orchestrator.run_folder.folder import PAIR, RunExistsError, RunFolder, critic_of
 from orchestrator.run_folder.mirror import Mirror, bring_back
 from policy.state.checkpoint import CheckpointError, load, read_extra, save
+from policy.state.crash_safe_files import sealed
 from schemas.config import Checkpoint, Run
 from schemas.config_file import ConfigError
 
@@ -134,6 +136,24 @@ def test_what_was_damaged_there_is_named_and_the_one_before_is_used(tmp_path: Pa
     third = Side(tmp_path / "third", url)
     with pytest.raises(CheckpointError, match=r"none of the checkpoints at .* can be used: \[2\]"):
         third.found()
+
+
+@pytest.mark.parametrize("name", ["../../../../outside", "/outside", "..", "a/../../outside"])
+def test_a_mark_that_names_a_file_outside_of_its_checkpoint_brings_nothing(tmp_path: Path, name: str) -> None:
+    """Whoever can write to the URL must not be able to write anywhere else."""
+    url = (tmp_path / "there").as_uri()
+    Side(tmp_path / "here", url).save(1)
+    (tmp_path / "there" / "run" / "outside").write_text("harm")
+    file = tmp_path / "there" / "run" / "step-000001.json"
+    mark = json.loads(file.read_text())
+    mark.pop("blake2b")
+    mark["parts"][""].append(name.replace("/outside", f"{tmp_path}/outside") if name[0] == "/" else name)
+    file.write_text(json.dumps(sealed(mark)))
+    there = Side(tmp_path / "elsewhere" / "run", url)
+    with pytest.raises(CheckpointError, match="can be used"):
+        there.found()
+    assert "which is no file of a checkpoint" in there.said[0]
+    assert not list(there.folder.checkpoints.iterdir()), "refused before anything is written"
 
 
 @pytest.mark.parametrize("on_error", ["stop", "continue"])

@@ -1,5 +1,7 @@
 """Checkpoints of one process: continued, interrupted, damaged, and on a full disk."""
 
+import io
+import json
 import os
 import pickle
 import shutil
@@ -10,9 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import Metadata
 
 from policy.state import checkpoint
 from policy.state.checkpoint import CheckpointError, is_complete, read_extra, verify
+from policy.state.crash_safe_files import Digest, sealed
 from schemas.config import Lora
 from tests.policy.batches import learner_of
 
@@ -137,18 +141,98 @@ def saved(tiny, tmp_path_factory):
     return folder
 
 
+TOUCH = "touch harmed"
+
+
 class Harmful:
+    """Calls os.system when it is read by plain pickle."""
+
     def __reduce__(self):
-        return os.system, ("touch harmed",)
+        return os.system, (TOUCH,)
 
 
-def test_nothing_that_a_file_says_is_run(tiny, saved, tmp_path, monkeypatch):
-    """The index of torch's format is a pickle: one that names a function is refused before it is called."""
+def named(module: str, name: str, *arguments: str) -> bytes:
+    """A pickle that calls what is found under a name, as no honest writer would make it."""
+    text = pickle.SHORT_BINUNICODE
+    found = b"".join(text + bytes([len(each)]) + each.encode() for each in (module, name)) + pickle.STACK_GLOBAL
+    given = b"".join(text + bytes([len(each)]) + each.encode() for each in arguments)
+    return pickle.PROTO + b"\x04" + found + pickle.MARK + given + pickle.TUPLE + pickle.REDUCE + pickle.STOP
+
+
+def built(module: str, name: str) -> bytes:
+    """A pickle that sets an attribute of what is found under a name: (None, {...}) is state for setattr."""
+    found = f"c{module}\n{name}\n".encode()
+    return found + b"(N(dX\x04\x00\x00\x00evilI1\nstb."
+
+
+DOTTED = ("torch.distributed.checkpoint.metadata", "os.system")
+
+
+def crafted(saved: Path, folder: Path, name: str, content: bytes) -> Path:
+    """A copy of a checkpoint with one file replaced and all digests right."""
+    shutil.copytree(saved, folder)
+    (folder / name).write_bytes(content)
+    complete = folder / checkpoint.COMPLETE
+    told = json.loads(complete.read_text())
+    told.pop("blake2b")
+    told["files"][name] = Digest.of(folder / name).to_json()
+    complete.write_text(json.dumps(sealed(told)))
+    verify(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (pickle.dumps(Harmful()), r"names posix\.system, which it cannot hold"),
+        (named(*DOTTED, TOUCH), r"names torch\.distributed\.checkpoint\.metadata\.os\.system, which it cannot hold"),
+        (named("torch.distributed.checkpoint.filesystem", "FileSystem"), r"names .*FileSystem, which it cannot hold"),
+        (named("torch.distributed.checkpoint.metadata", "field"), r"names .*field, which it cannot hold"),
+        (named("torch", "load", "harm"), r"names torch\.load, which it cannot hold"),
+        (built("torch.distributed.checkpoint.metadata", "Metadata"), "changes a type"),
+        (built("torch.serialization", "_get_layout"), "changes a type"),
+        (pickle.dumps({"state": 1}), "is not an index"),
+        (pickle.BUILD + pickle.STOP, "is not an index"),
+    ],
+    ids=["function", "dotted", "class", "import", "torch", "type", "attribute", "other", "broken"],
+)
+def test_nothing_that_an_index_says_is_run(tiny, saved, tmp_path, monkeypatch, content, reason):
+    """The index of torch's format is a pickle: what it names is looked up only if it is a part of an index."""
+    monkeypatch.chdir(tmp_path)
+    folder = crafted(saved, tmp_path / "copy", "state/.metadata", content)
+    with pytest.raises(CheckpointError, match=rf"copy cannot be read: UnpicklingError: .*{reason}"):
+        learner_of(tiny).load(str(folder))
+    assert not (tmp_path / "harmed").exists()
+    assert not hasattr(Metadata, "evil")
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "/etc/passwd", "state/../../x", "__0_0.distcp\n"])
+def test_an_index_reads_no_file_of_another_place(tiny, saved, tmp_path, name):
+    index = pickle.loads((saved / "state" / ".metadata").read_bytes())
+    for stored in index.storage_data.values():
+        stored.relative_path = name
+    folder = crafted(saved, tmp_path / "copy", "state/.metadata", pickle.dumps(index))
+    with pytest.raises(CheckpointError, match="names data of another place"):
+        learner_of(tiny).load(str(folder))
+
+
+def test_no_value_beside_the_tensors_is_run(tiny, saved, tmp_path, monkeypatch):
+    """Numbers of the optimiser, and the random state, are pickles too."""
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "copy"
-    shutil.copytree(saved, folder)
-    (folder / "state" / ".metadata").write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(BaseException, match=r"names posix\.system, which it cannot hold"):
+    index = pickle.loads((saved / "state" / ".metadata").read_bytes())
+    harm = io.BytesIO()
+    torch.save(Harmful(), harm)
+    data = (saved / "state" / "__0_0.distcp").read_bytes()
+    for entry, stored in index.storage_data.items():
+        if entry.fqn == "optimiser.param_groups.0.lr":
+            stored.offset, stored.length = len(data), len(harm.getvalue())
+    crafted(saved, folder, "state/__0_0.distcp", data + harm.getvalue())
+    folder = crafted(folder, tmp_path / "value", "state/.metadata", pickle.dumps(index))
+    with pytest.raises(CheckpointError, match="value cannot be read: UnpicklingError: Weights only load failed"):
+        learner_of(tiny).load(str(folder))
+    folder = crafted(saved, tmp_path / "random", "rng-00000.pt", harm.getvalue())
+    with pytest.raises(CheckpointError, match=r"rng-00000\.pt cannot be read: UnpicklingError"):
         learner_of(tiny).load(str(folder))
     assert not (tmp_path / "harmed").exists()
 
