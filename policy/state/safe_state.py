@@ -101,10 +101,14 @@ def _read_index(file: Path) -> Metadata:
     return index
 
 
-class _Unpickler(pickle._Unpickler):
-    """The one in Python: that in C offers no look at what a file does to what it has found."""
+# The one in Python: that in C offers no look at what a file does to what it has found.
+_Plain: Any = pickle._Unpickler  # pyright: ignore[reportPrivateUsage]
 
-    dispatch: ClassVar = dict(pickle._Unpickler.dispatch)
+
+class _Unpickler(_Plain):
+    """Looks up the types of an index, and changes none."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_Plain.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         """A type of an index by its own name; anything else, and anything inside of one, is refused."""
