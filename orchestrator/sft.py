@@ -22,7 +22,8 @@ from orchestrator.batch.numbers import learner_numbers
 from orchestrator.batch.tasks import read_split
 from orchestrator.evaluation.overlays import plot_curves
 from orchestrator.preflight.check import check
-from orchestrator.preflight.job_paths import refuse_unshared
+from orchestrator.preflight.job_paths import unshared_paths
+from orchestrator.preflight.problem import refuse
 from orchestrator.recovery.stop import STOP, GraceOver, Stopped
 from orchestrator.roles.cluster import connect
 from orchestrator.run_folder.checkpoints import Checkpoints, continue_from
@@ -59,7 +60,7 @@ def run_sft(config: SftConfig) -> RunFolder:
         print(f"data         {len(tasks)} tasks; {config.trainer.samples} samples in {steps} steps", flush=True)
         (folder.root / STOP_FILE).unlink(missing_ok=True)
         connect(config.resources)
-        refuse_unshared(folder, config, tasks)
+        refuse(unshared_paths(folder, config, tasks))
         try:
             with STOP.heeded(config.run.grace_s, (folder.root / STOP_FILE).touch):
                 _apart(_trainer(config, tasks, folder).fit)

@@ -16,11 +16,13 @@ from orchestrator.batch.tasks import Split, read_split
 from orchestrator.evaluation.evaluate import Evaluation, evaluate
 from orchestrator.loop import train
 from orchestrator.preflight.check import check
-from orchestrator.preflight.job_paths import refuse_unshared
+from orchestrator.preflight.critic_settings import pretrain_problems
+from orchestrator.preflight.job_paths import unshared_paths
+from orchestrator.preflight.machines import room_problems
+from orchestrator.preflight.problem import refuse
 from orchestrator.recovery.stop import STOP, GraceOver, Stopped
 from orchestrator.roles.cluster import Cluster, Players, connect, recoveries_of
-from orchestrator.roles.critic import refuse_critic
-from orchestrator.roles.placement import refuse_cluster, role_plans
+from orchestrator.roles.placement import nodes_of, role_plans
 from orchestrator.run_folder.checkpoints import continue_from
 from orchestrator.run_folder.folder import RunExistsError, RunFolder, open_run, run_folder
 from orchestrator.run_folder.lock import locked
@@ -57,7 +59,7 @@ def run_training(config: TrainConfig) -> Outcome:
     tasks = read_split(config, "train")
     validation = read_split(config, "validation")
     steps = total_steps(config, len(tasks))
-    refuse_critic(config, steps)
+    refuse(pretrain_problems(config, steps))
     with locked(run_folder(config.run).root):
         folder = open_run(config.run, config)
         bring_back(folder, config.run, config.checkpoint, print)
@@ -70,7 +72,7 @@ def run_training(config: TrainConfig) -> Outcome:
         print(report.plan, flush=True)
         position = Position() if found is None else restored(folder, found, config)
         connect(config.resources)
-        refuse_unshared(folder, config, tasks)
+        refuse(unshared_paths(folder, config, tasks))
         with STOP.heeded(config.run.grace_s):
             return _run(config, folder, found, Progress(config, tasks, position), validation)
 
@@ -130,7 +132,8 @@ def run_evaluation(config: TrainConfig, split: Split) -> Evaluation:
         raise ValueError(f"data.{split}_files is empty; name the files to evaluate on")
     connect(config.resources)
     if not config.resources.autoscaled:
-        refuse_cluster([plan for plan in role_plans(config) if plan.role in ("rollout", "reward")], ray.nodes())
+        started = [plan for plan in role_plans(config) if plan.role in ("rollout", "reward")]
+        refuse(room_problems(started, nodes_of(ray.nodes())))
     players = Players(config, recoveries_of(config))
     try:
         return evaluate(players, tasks[: config.validation.limit], config.validation, version=0, step=0)

@@ -25,6 +25,22 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message lists every problem."""
 
 
+class SettingError(ConfigError):
+    """One setting that cannot be used, in parts: nobody has to read them back from the message.
+
+    >>> print(SettingError("model.path", "m", "no config.json there", "give the folder of a checkpoint"))
+    model.path='m': no config.json there; give the folder of a checkpoint
+    """
+
+    def __init__(self, field: str, value: Any, reason: str, remedy: str) -> None:
+        super().__init__(f"{field}={value!r}: {reason}; {remedy}")
+        self.field, self.value, self.reason, self.remedy = field, value, reason, remedy
+
+    def __reduce__(self) -> tuple[type[SettingError], tuple[str, Any, str, str]]:
+        """Its parts: it crosses processes whole."""
+        return type(self), (self.field, self.value, self.reason, self.remedy)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[T]):
     """A validated configuration and the origin ("file:line" or "command line") of every value that was set."""

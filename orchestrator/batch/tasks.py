@@ -9,14 +9,15 @@ from typing import Literal
 from pointing.coordinates import fit_to_grid
 from pointing.dataset import Dataset, DatasetOptions, read
 from pointing.image_check import image_size
-from policy.conversation.chat_format import ChatFormat
+from policy.conversation.chat_format import ChatFormat, ChatFormatError
 from policy.conversation.model_info import model_tokenizer, read_info
 from policy.conversation.question import question_text
 from schemas.config import Data, Model, SftConfig, TrainConfig
-from schemas.config_file import ConfigError
+from schemas.config_file import SettingError
 from schemas.task import Task
 
 Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 def read_split(config: TrainConfig | SftConfig, split: Split) -> tuple[Task, ...]:
@@ -24,13 +25,10 @@ def read_split(config: TrainConfig | SftConfig, split: Split) -> tuple[Task, ...
 
     Raises DatasetError naming file, line, field and reason.
     """
-    files = {"train": config.data.train_files, "validation": config.data.validation_files}.get(
-        split, config.data.test_files
-    )
+    files = files_of(config.data, split)
     if not files:
         return ()
-    names = (files,) if isinstance(files, str) else files
-    dataset = read_dataset(config.data, names, prompt_counter(config.model, config.data))
+    dataset = read_dataset(config.data, files, prompt_counter(config.model, config.data))
     for rejection in dataset.rejected[:10]:
         print(f"left out     {rejection.source}: {rejection.field}: {rejection.reason}")
     if len(dataset.rejected) > 10:
@@ -44,13 +42,24 @@ def read_split(config: TrainConfig | SftConfig, split: Split) -> tuple[Task, ...
     return dataset.tasks
 
 
+def files_of(data: Data, split: Split) -> tuple[str, ...]:
+    """The files of a split; () where none are configured."""
+    files = {"train": data.train_files, "validation": data.validation_files, "test": data.test_files}[split]
+    return ((files,) if files else ()) if isinstance(files, str) else files
+
+
 def prompt_counter(model: Model, data: Data) -> Callable[[Task], int]:
-    """Counts the tokens of a task's prompt as the policy will see it, images expanded."""
+    """Counts the tokens of a task's prompt as the policy will see it, images expanded.
+
+    Raises SettingError where no prompt can be written with the model's tokenizer and chat template.
+    """
     info = read_info(model.path)
     try:
         chat = ChatFormat(model_tokenizer(model), data.system_prompt)
-    except ValueError as error:
-        raise ConfigError(f"{model.chat_template or model.path}: {error}") from None
+    except ChatFormatError as error:
+        own = model.chat_template is not None
+        field, value = ("model.chat_template", model.chat_template) if own else ("model.path", model.path)
+        raise SettingError(field, value, error.reason, error.remedy) from None
 
     def count(task: Task) -> int:
         text = question_text(task.question, data.prompt_style, info.family.frame_kind)

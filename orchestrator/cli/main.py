@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from orchestrator.cli.config import config_app
 from orchestrator.cli.serve import serve_app
 from schemas.config import SftConfig, TinyConfig, TrainConfig
-from schemas.config_file import ConfigError, load
+from schemas.config_file import ConfigError, Loaded, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -26,8 +26,12 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def _load(model: type[T], config: Path, overrides: list[str] | None) -> T:
+    return _loaded(model, config, overrides).config
+
+
+def _loaded(model: type[T], config: Path, overrides: list[str] | None) -> Loaded[T]:
     try:
-        return load(model, config, overrides or ()).config
+        return load(model, config, overrides or ())
     except ConfigError as error:
         typer.echo(f"configuration refused:\n{error}", err=True)
         raise typer.Exit(2) from None
@@ -121,7 +125,8 @@ def check(
         kind = kind_of(merge(config, overrides or ())[0])
         if kind is not SftConfig and kind is not TrainConfig:
             raise ConfigError(f"{config}: a configuration of {kind.__name__}; check reads those of train and sft")
-        report = preflight(_load(kind, config, overrides), every_row=every, starts_here=False)
+        loaded = _loaded(kind, config, overrides)
+        report = preflight(loaded.config, origins=loaded.origins, every_row=every, starts_here=False)
     for line in (*report.notes, report.plan):
         typer.echo(line)
     for line in report.unchecked:

@@ -1,21 +1,15 @@
-"""The memory plan: what every role needs of its GPU, printed at the start and refused where it is too much."""
+"""Whether the GPUs hold their roles: the estimate is printed at the start, and refused where it is too much."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
-from policy.network.footprint import (
-    Sizes,
-    critic_memory,
-    described,
-    engine_memory,
-    learner_memory,
-    reference_memory,
-    total,
-)
-from schemas.config import TrainConfig
-from schemas.config_file import ConfigError
+from orchestrator.preflight.problem import Problem
+from orchestrator.preflight.role_memory import RoleMemory
+from policy.network.footprint import GIB, described
+from schemas.config import SftConfig, TrainConfig
 
+FIELD = "resources.gpu_memory_gib"
 REMEDY = {
     "rollout": "raise rollout.engine.gpu_memory_utilization or tensor_parallel_size, or lower max_model_len",
     "learner": "add learner ranks, lower learner.micro_batch_tokens or micro_batch_rows, or set "
@@ -26,64 +20,47 @@ REMEDY = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class RoleMemory:
-    """Bytes by part on each GPU of a role, and its share of that GPU."""
-
-    role: str
-    gpus: float
-    parts: dict[str, float]
+def memory_table(plans: Sequence[RoleMemory]) -> str:
+    """The roles on GPUs as lines of text, one process each; an estimate. "" without such roles."""
+    return "\n".join(f"GPU memory   {plan.role:9}  {described(plan.parts)}" for plan in plans if plan.gpus)
 
 
-def memory_plan(config: TrainConfig, sizes: Sizes) -> tuple[RoleMemory, ...]:
-    """Every role that computes on a GPU."""
-    r = config.resources
-    plans = [
-        RoleMemory("rollout", r.gpus_per_engine, engine_memory(sizes, config)),
-        RoleMemory("learner", r.gpus_per_learner, learner_memory(sizes, config)),
-    ]
-    if config.starts_reference:
-        plans.append(RoleMemory("reference", r.gpus_per_reference, reference_memory(sizes, config)))
-    if config.critic:
-        plans.append(RoleMemory("critic", r.gpus_per_critic, critic_memory(sizes, config, config.critic)))
-    return tuple(plan for plan in plans if plan.gpus)
-
-
-def memory_table(plans: tuple[RoleMemory, ...]) -> str:
-    """The plan as lines of text; an estimate."""
-    return "\n".join(f"GPU memory   {plan.role:9}  {described(plan.parts)}" for plan in plans)
-
-
-def refuse_memory(config: TrainConfig, plans: tuple[RoleMemory, ...]) -> None:
-    """Raises ConfigError where a GPU of resources.gpu_memory_gib cannot hold its roles. Without that, nothing is known.
+def gpu_memory_problems(config: TrainConfig | SftConfig, plans: Sequence[RoleMemory]) -> tuple[Problem, ...]:
+    """Where a GPU of resources.gpu_memory_gib cannot hold its roles. Without that setting, nothing is known.
 
     An engine needs its weights and the cache of one sequence within its part of the GPU; roles with a share of a GPU
     are taken to share one.
     """
     room = config.resources.gpu_memory_gib
     if room is None:
-        return
-    engine = config.rollout.engine
-    needs: dict[str, float] = {}
-    for plan in plans:
-        needs[plan.role] = total(plan.parts)
-        if plan.role == "rollout":
-            least = total(plan.parts | {"KV cache": plan.parts["KV cache"] / engine.max_num_seqs})
-            needs[plan.role] = engine.gpu_memory_utilization * room
-            if least > needs[plan.role]:
-                raise ConfigError(
-                    f"rollout: weights and one sequence need {least:.1f} GiB, and gpu_memory_utilization="
-                    f"{engine.gpu_memory_utilization} of {room:g} GiB is {needs[plan.role]:.1f}; {REMEDY[plan.role]}"
-                )
-    for plan in plans:
-        if needs[plan.role] > room:
-            raise ConfigError(
-                f"{plan.role}: {described(plan.parts)}, and resources.gpu_memory_gib={room:g}; {REMEDY[plan.role]}"
+        return ()
+    on_gpus = [plan for plan in plans if plan.gpus]
+    alone = tuple(problem for plan in on_gpus for problem in _alone(config, plan, room))
+    return alone or tuple(_together(config, on_gpus, room))
+
+
+def _alone(config: TrainConfig | SftConfig, plan: RoleMemory, room: float) -> Iterator[Problem]:
+    """A role that does not fit even by itself."""
+    if plan.role == "rollout" and isinstance(config, TrainConfig):
+        engine = config.rollout.engine
+        least = (plan.parts["weights"] + plan.parts["KV cache"] / engine.max_num_seqs) / GIB
+        granted = engine.gpu_memory_utilization * room
+        if least > granted:
+            reason = (
+                f"rollout: weights and one sequence need {least:.1f} GiB, and gpu_memory_utilization="
+                f"{engine.gpu_memory_utilization} of {room:g} GiB is {granted:.1f}"
             )
-    shared = {plan.role: needs[plan.role] for plan in plans if plan.gpus < 1}
-    if sum(shared.values()) > room:
-        parts = " + ".join(f"{role} {need:.1f}" for role, need in shared.items())
-        raise ConfigError(
-            f"roles that share a GPU need {parts} = {sum(shared.values()):.1f} GiB, and resources.gpu_memory_gib="
-            f"{room:g}; lower rollout.engine.gpu_memory_utilization, or {REMEDY['learner']}"
-        )
+            yield Problem(FIELD, room, reason, REMEDY["rollout"])
+    elif plan.each > room * GIB:
+        yield Problem(FIELD, room, f"{plan.role}: {described(plan.parts)}", REMEDY[plan.role])
+
+
+def _together(config: TrainConfig | SftConfig, plans: Sequence[RoleMemory], room: float) -> Iterator[Problem]:
+    """Roles that fit one by one, and not on the GPU that they share."""
+    needs = {plan.role: plan.each / GIB for plan in plans if plan.gpus < 1}
+    if isinstance(config, TrainConfig) and "rollout" in needs:
+        needs["rollout"] = config.rollout.engine.gpu_memory_utilization * room  # vLLM takes all that it may
+    if sum(needs.values()) > room:
+        parts = " + ".join(f"{role} {need:.1f}" for role, need in needs.items())
+        reason = f"roles that share a GPU need {parts} = {sum(needs.values()):.1f} GiB"
+        yield Problem(FIELD, room, reason, f"lower rollout.engine.gpu_memory_utilization, or {REMEDY['learner']}")

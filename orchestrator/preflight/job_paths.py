@@ -10,18 +10,19 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.batch.tasks import SPLITS, files_of
+from orchestrator.preflight.problem import Problem
 from orchestrator.run_folder.folder import RunFolder
 from schemas.config import Resources, SftConfig, TrainConfig
-from schemas.config_file import ConfigError
 from schemas.task import Task
 
+MOUNT = "put it on storage that every node mounts at that path"
 _JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray's job server in the process of the entrypoint
 
 
@@ -31,44 +32,44 @@ def uploaded(environment: Mapping[str, str] = os.environ) -> bool:
     return bool(given.get("runtime_env", {}).get("working_dir"))
 
 
-def refuse_lost(config: TrainConfig | SftConfig, environment: Mapping[str, str] = os.environ) -> None:
-    """Raises ConfigError for relative paths that mean nothing useful in an uploaded working directory."""
+def lost_paths(config: TrainConfig | SftConfig, environment: Mapping[str, str] = os.environ) -> Iterator[Problem]:
+    """Relative paths that mean nothing useful in an uploaded working directory."""
     if not uploaded(environment):
         return
-    problems: list[str] = []
     if not Path(config.run.folder).is_absolute():
-        problems.append(
-            f"run.folder={config.run.folder!r} lies in the job's copy of the working directory, which Ray deletes with "
-            "the results in it; give an absolute path on storage that every node sees"
+        yield Problem(
+            "run.folder",
+            config.run.folder,
+            "lies in the job's copy of the working directory, which Ray deletes with the results in it",
+            "give an absolute path on storage that every node sees",
         )
     for field, path in _inputs(config):
         if not Path(path).is_absolute() and not Path(path).exists():
-            problems.append(
-                f"{field}={path!r} was not uploaded with the job (see .rayignore and .gitignore); give an absolute "
-                "path on storage that every node sees, or keep what is small where it is uploaded"
+            yield Problem(
+                field,
+                path,
+                "was not uploaded with the job (see .rayignore and .gitignore)",
+                "give an absolute path on storage that every node sees, or keep what is small where it is uploaded",
             )
-    if problems:
-        raise ConfigError("\n".join(problems))
 
 
-def _inputs(config: TrainConfig | SftConfig) -> Iterable[tuple[str, str]]:
+def _inputs(config: TrainConfig | SftConfig) -> Iterator[tuple[str, str]]:
     yield "model.path", config.model.path
-    for name in ("train_files", "validation_files", "test_files"):
-        files: tuple[str, ...] | str = getattr(config.data, name)
-        for file in (files,) if isinstance(files, str) else files:
-            yield f"data.{name}", file
+    for split in SPLITS:
+        for file in files_of(config.data, split):
+            yield f"data.{split}_files", file
 
 
-def refuse_unshared(folder: RunFolder, config: TrainConfig | SftConfig, tasks: Iterable[Task]) -> None:
+def unshared_paths(folder: RunFolder, config: TrainConfig | SftConfig, tasks: Iterable[Task]) -> tuple[Problem, ...]:
     """Asks every node that a role can land on whether it sees the run folder, the model and the images.
 
-    Costs nothing on a cluster of one node. Raises ConfigError naming nodes and paths. Call it once connected.
+    Costs nothing on a cluster of one node. Call it once connected.
     """
     nodes = [node for node in ray.nodes() if node["Alive"] and _takes_a_role(node["Resources"], config.resources)]
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in nodes if node["NodeID"] != here]
     if not others:
-        return
+        return ()
     word = secrets.token_hex(8)  # a folder of the same name on another node's own disk does not hold it
     probe = folder.root / ".seen-by-every-node"
     probe.write_text(word, encoding="ascii")
@@ -84,16 +85,14 @@ def refuse_unshared(folder: RunFolder, config: TrainConfig | SftConfig, tasks: I
             )
             for node in others
         ]
-        answers: list[list[str]] = ray.get(asked, timeout=config.resources.start_timeout_s)
+        answers: list[list[tuple[str, str]]] = ray.get(asked, timeout=config.resources.start_timeout_s)
     finally:
         probe.unlink()
-    problems = [
-        f"node {node['NodeManagerAddress']} does not see {what}; put it on storage that every node mounts at that path"
+    return tuple(
+        Problem(field, path, f"node {node['NodeManagerAddress']} does not see it", MOUNT)
         for node, unseen in zip(others, answers, strict=True)
-        for what in unseen
-    ]
-    if problems:
-        raise ConfigError("\n".join(problems))
+        for field, path in unseen
+    )
 
 
 def _takes_a_role(has: Mapping[str, float], resources: Resources) -> bool:
@@ -106,10 +105,10 @@ def _takes_a_role(has: Mapping[str, float], resources: Resources) -> bool:
     return any(has.get("CPU", 0.0) >= max(cpus, 0.001) and has.get("GPU", 0.0) >= gpus for cpus, gpus in shares)
 
 
-def _unseen(probe: str, word: str, paths: Mapping[str, str]) -> list[str]:
-    """Runs on the node that is asked."""
-    missing: list[Any] = [f"{field} ({path})" for field, path in paths.items() if not Path(path).exists()]
+def _unseen(probe: str, word: str, paths: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Runs on the node that is asked: the settings and paths that it does not find."""
+    missing = [(field, path) for field, path in paths.items() if not Path(path).exists()]
     file = Path(probe)
     if not file.is_file() or file.read_text(encoding="ascii") != word:
-        missing.append(f"run.folder ({file.parent})")
+        missing.append(("run.folder", str(file.parent)))
     return missing

@@ -6,7 +6,6 @@ config.json -> family      weight files -> every tensor lies within its file    
 from __future__ import annotations
 
 import json
-import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,105 +13,140 @@ from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.preflight.problem import Problem
-from policy.conversation.chat_format import ChatFormat
+from policy.conversation.chat_format import ChatFormat, ChatFormatError
 from policy.conversation.model_info import ModelInfo, model_tokenizer, read_info
+from policy.network.load import refuse_attention
 from policy.network.vision import read_image_stats
 from schemas.config import Model
+from schemas.config_file import SettingError
 
-FIELD = "model.path"
 INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What the checks that follow need: the family, and how many numbers the weights are.
+class ModelFindings:
+    """What is wrong with a model's files, and what they say of it: `info` is None where they do not say what it is.
 
-    `parameters` counts a tied output layer once, as the files do.
+    `speaks` is whether prompts can be written with its tokenizer and chat template.
     """
 
-    info: ModelInfo
-    parameters: int
+    problems: tuple[Problem, ...]
+    info: ModelInfo | None
+    speaks: bool
+
+    @property
+    def loads(self) -> bool:
+        """Whether a model can be built from the folder."""
+        return self.speaks and not any(problem.field == "model.path" for problem in self.problems)
 
 
-def check_model(model: Model, problems: list[Problem]) -> ModelFacts | None:
-    """Adds what is wrong with the model's files; None where they do not say what the model is."""
+class _FileError(ValueError):
+    """A weight file that cannot be used: the reason, and what to do."""
 
-    def wrong(detail: str) -> None:
-        problems.append(Problem(FIELD, model.path, detail))
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.reason, self.remedy = reason, remedy
 
+
+def check_model(model: Model) -> ModelFindings:
+    """Looks at every file that a run reads of a model, and at settings that have to fit them."""
     try:
         info = read_info(model.path)
-    except (OSError, ValueError, KeyError) as error:
-        return wrong(_plain(error))
-    parameters = 0
+    except SettingError as error:
+        return ModelFindings((Problem.of(error),), None, speaks=False)
+    speech = _speech(model)
+    problems = (*_weight_problems(model), *_processor_problems(model), *speech, *_attention_problems(model))
+    return ModelFindings(problems, info, speaks=not speech)
+
+
+def _attention_problems(model: Model) -> Iterator[Problem]:
     try:
-        parameters = sum(math.prod(shape) for shape in _weights(Path(model.path)))
-    except ValueError as error:
-        wrong(str(error))
+        refuse_attention(model)
+    except SettingError as error:
+        yield Problem.of(error)
+
+
+def _processor_problems(model: Model) -> Iterator[Problem]:
     try:
         read_image_stats(model.path)
-    except ValueError as error:
-        wrong(str(error))
+    except SettingError as error:
+        yield Problem.of(error)
+
+
+def _weight_problems(model: Model) -> Iterator[Problem]:
+    try:
+        _look_through_weights(Path(model.path))
+    except _FileError as error:
+        yield Problem("model.path", model.path, error.reason, error.remedy)
+
+
+def _speech(model: Model) -> tuple[Problem, ...]:
+    """What keeps prompts from being written: tokenizer and chat template are tried on one."""
     try:
         tokenizer = model_tokenizer(model)
-    except Exception as error:
-        wrong(f"the tokenizer cannot be read ({_plain(error)}); copy tokenizer.json and tokenizer_config.json")
-        return ModelFacts(info, parameters)
+    except SettingError as error:
+        return (Problem.of(error),)
+    except Exception as error:  # whatever a tokenizer's own code raises
+        reason = f"the tokenizer cannot be read ({_first_line(error)})"
+        return (Problem("model.path", model.path, reason, "copy tokenizer.json and tokenizer_config.json"),)
+    field, value = ("model.path", model.path)
+    if model.chat_template is not None:
+        field, value = "model.chat_template", model.chat_template
     if not tokenizer.chat_template:
-        wrong("the tokenizer has no chat template; copy chat_template.jinja or tokenizer_config.json of the original")
-    else:
-        try:
-            ChatFormat(tokenizer).prompt_ids("Where?", 1)
-        except Exception as error:
-            wrong(f"the chat template does not write a prompt with an image: {_plain(error)}")
-    return ModelFacts(info, parameters)
+        copy = "copy chat_template.jinja or tokenizer_config.json of the original"
+        return (Problem(field, value, "the tokenizer has no chat template", copy),)
+    try:
+        ChatFormat(tokenizer).prompt_ids("Where?", 1)
+    except ChatFormatError as error:
+        return (Problem(field, value, error.reason, error.remedy),)
+    except Exception as error:  # a template is a program of its own
+        reason = f"the chat template does not write a prompt with an image ({_first_line(error)})"
+        return (Problem(field, value, reason, "use the template of a Qwen vision-language model"),)
+    return ()
 
 
-def _weights(folder: Path) -> Iterator[tuple[int, ...]]:
-    """The shape of every tensor. Raises ValueError naming the file that is missing, cut or not indexed."""
+def _look_through_weights(folder: Path) -> None:
+    """Raises _FileError naming the file that is missing, cut or not indexed."""
     index = folder / INDEX
-    if index.is_file():
-        try:
-            placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{INDEX} cannot be read ({error!r}); download it again") from None
-        for name in sorted(set(placed.values())):
-            expected = {tensor for tensor, file in placed.items() if file == name}
-            found = _header(folder / name)
-            lacking = sorted(expected - found.keys())
-            if lacking:
-                raise ValueError(f"{name} lacks {lacking[0]} and {len(lacking) - 1} more that {INDEX} places in it")
-            yield from found.values()
+    if not index.is_file():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise _FileError("no *.safetensors files there", "convert the weights, or finish the download")
+        for file in files:
+            _tensors(file)
         return
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError("no *.safetensors files; convert the weights, or finish the download")
-    for file in files:
-        yield from _header(file).values()
+    try:
+        placed: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _FileError(f"{INDEX} cannot be read ({error!r})", "download it again") from None
+    for name in sorted(set(placed.values())):
+        expected = {tensor for tensor, file in placed.items() if file == name}
+        lacking = sorted(expected - _tensors(folder / name))
+        if lacking:
+            more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+            raise _FileError(f"{name} lacks {lacking[0]}{more}, which {INDEX} places in it", "download both again")
 
 
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a safetensors file: 8 bytes of length, so many of JSON, then the data."""
+def _tensors(file: Path) -> set[str]:
+    """Names in a safetensors file: 8 bytes of length, so many of JSON, then the data, which has to be all there."""
     if not file.is_file():
-        raise ValueError(f"{file.name} is missing; finish the download")
+        raise _FileError(f"{file.name} is missing", "finish the download")
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if 8 + length > size:
-            raise ValueError(f"{file.name} is cut off ({size} bytes); download it again")
+            raise _FileError(f"{file.name} is cut off ({size} bytes)", "download it again")
         try:
             header = cast("dict[str, Any]", json.loads(stream.read(length)))
         except ValueError:
-            raise ValueError(f"{file.name} is not a safetensors file; download it again") from None
+            raise _FileError(f"{file.name} is not a safetensors file", "download it again") from None
     header.pop("__metadata__", None)
     end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     if 8 + length + end > size:
-        raise ValueError(f"{file.name} is cut off ({size} of {8 + length + end} bytes); download it again")
-    return {name: tuple(entry["shape"]) for name, entry in header.items()}
+        raise _FileError(f"{file.name} is cut off ({size} of {8 + length + end} bytes)", "download it again")
+    return set(header)
 
 
-def _plain(error: BaseException) -> str:
-    """An error's first line, without the field that it may name itself."""
-    text = str(error).split("\n", 1)[0]
-    return text.split(": ", 1)[1] if text.startswith(f"{FIELD}=") and ": " in text else text
+def _first_line(error: BaseException) -> str:
+    return str(error).split("\n", 1)[0]

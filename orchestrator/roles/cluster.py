@@ -55,10 +55,15 @@ class Collected:
     values: list[pa.Table] | None = None
 
 
+def logical_cpus(resources: Resources) -> int:
+    """Of a local cluster: as many as the roles reserve, so that they take turns on the cores that there are."""
+    return max(os.cpu_count() or 1, int(resources.total_cpus) + 2)
+
+
 def connect(resources: Resources) -> None:
     """Joins the cluster that RAY_ADDRESS or a submitted job names; starts a local one otherwise.
 
-    A local cluster gets as many logical CPUs as the roles reserve: they take turns on the cores there are.
+    A local cluster gets `logical_cpus`.
     """
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if ray.is_initialized():
@@ -73,7 +78,7 @@ def connect(resources: Resources) -> None:
         os.environ.setdefault(name, value)
     start_local(
         address="local",  # not one that someone else has started on this machine
-        num_cpus=max(os.cpu_count() or 1, int(resources.total_cpus) + 2),
+        num_cpus=logical_cpus(resources),
         object_store_memory=resources.object_store_bytes,
         include_dashboard=False,
         logging_level=logging.ERROR,

@@ -20,9 +20,8 @@ from orchestrator.recovery.recoveries import Recoveries
 from orchestrator.roles.dispatch import ShardRef
 from orchestrator.run_folder.folder import PAIR, critic_of, run_folder
 from orchestrator.telemetry.stage_seconds import timed
-from policy.learning.critic import CriticReport, refuse_backbone
+from policy.learning.critic import CriticReport
 from schemas.config import TrainConfig
-from schemas.config_file import ConfigError
 
 
 class Lesson(Protocol):
@@ -126,18 +125,3 @@ class NoCritic:
     def pair(self) -> dict[str, str]:
         """There is one part."""
         return {}
-
-
-def refuse_critic(config: TrainConfig, total_steps: int) -> None:
-    """Raises ConfigError where the critic cannot read the policy's ids, or leaves the policy no step; before Ray."""
-    if config.critic is None:
-        return
-    try:
-        refuse_backbone(config.model, config.critic)
-    except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(str(error)) from None
-    if config.critic.pretrain_steps >= total_steps:
-        raise ConfigError(
-            f"critic.pretrain_steps={config.critic.pretrain_steps} leaves none of the run's {total_steps} steps to the "
-            "policy; lower it, or train longer"
-        )

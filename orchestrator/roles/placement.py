@@ -9,12 +9,11 @@ Pure: no Ray here. The driver asks before it starts anything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
 
 from schemas.config import SftConfig, TrainConfig
-from schemas.config_file import ConfigError
 from schemas.placement import LABEL, Place
 
 TINY = 1e-6  # Ray counts in ten-thousandths
@@ -51,12 +50,16 @@ class RolePlan:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A machine of the cluster: CPUs and what is free of each GPU, between 0 and 1."""
+    """A machine of the cluster: CPUs and what is free of each GPU, between 0 and 1.
+
+    Ray's CPUs are places to start a process in, not cores; `cores` is how many there are, where that is known.
+    """
 
     name: str
     cpus: float
     gpus: tuple[float, ...] = ()
     label: str | None = None
+    cores: int | None = None
 
     def take(self, cpus: float, gpus: float) -> Node | None:
         """The node after one process was put on it; None where it does not fit. A share of a GPU is of one GPU."""
@@ -75,11 +78,35 @@ class Node:
                 return None
             for number in whole[: int(gpus)]:
                 devices[number] = 0.0
-        return Node(self.name, self.cpus - cpus, tuple(devices), self.label)
+        return replace(self, cpus=self.cpus - cpus, gpus=tuple(devices))
 
     def __str__(self) -> str:
         label = f", {LABEL}={self.label}" if self.label else ""
-        return f"{self.name} ({_amount(self.cpus, sum(self.gpus))}{label})"
+        cores = f" logical, on {self.cores} cores" if self.cores else ""
+        gpus = f", {sum(self.gpus):g} GPU" if self.gpus else ""
+        return f"{self.name} ({self.cpus:g} CPU{cores}{gpus}{label})"
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """A role that finds no room: how many of its processes were placed, what each reserves, and what was free then.
+
+    >>> print(Shortage("learner", 1, 2, "4 CPU", ", each on a node of its own", "a (1 CPU)"))
+    learner: room for 1 of 2 processes of 4 CPU, each on a node of its own; free then: a (1 CPU)
+    """
+
+    role: str
+    placed: int
+    count: int
+    each: str
+    where: str
+    free: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.role}: room for {self.placed} of {self.count} processes of {self.each}{self.where}; "
+            f"free then: {self.free}"
+        )
 
 
 def role_plans(config: TrainConfig | SftConfig) -> tuple[RolePlan, ...]:
@@ -128,35 +155,28 @@ def nodes_of(listed: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
     return tuple(nodes)
 
 
-def unplaced(plans: Sequence[RolePlan], nodes: Sequence[Node]) -> str | None:
-    """Why the cluster cannot hold the plans: the role that finds no room, and what is missing. None where it can.
+def unplaced(plans: Sequence[RolePlan], nodes: Sequence[Node]) -> Shortage | None:
+    """The role that finds no room on the cluster, and what is missing. None where all do.
 
     Ray places one role after the other, each process where it finds room; any order of roles that works will do.
     """
-    best: tuple[int, str] | None = None
+    best: tuple[int, Shortage] | None = None
     for order in permutations(plans):
         for spread in (False, True):
-            free, done, reason = tuple(nodes), 0, None
+            free, done, shortage = tuple(nodes), 0, None
             for plan in order:
-                free, reason = _place(plan, free, spread)
-                if reason is not None:
+                free, shortage = _place(plan, free, spread)
+                if shortage is not None:
                     break
                 done += 1
-            if reason is None:
+            if shortage is None:
                 return None
             if best is None or done > best[0]:
-                best = (done, reason)
+                best = (done, shortage)
     return best[1] if best else None
 
 
-def refuse_cluster(plans: Sequence[RolePlan], listed: Iterable[Mapping[str, Any]]) -> None:
-    """Raises ConfigError where the nodes of ray.nodes() cannot hold the plans."""
-    reason = unplaced(plans, nodes_of(listed))
-    if reason is not None:
-        raise ConfigError(f"resources: the cluster cannot hold the roles: {reason}; {REMEDY}")
-
-
-def _place(plan: RolePlan, nodes: tuple[Node, ...], spread: bool) -> tuple[tuple[Node, ...], str | None]:
+def _place(plan: RolePlan, nodes: tuple[Node, ...], spread: bool) -> tuple[tuple[Node, ...], Shortage | None]:
     """The nodes after the role's processes were placed, or why one was not."""
     strategy = plan.place.strategy
     allowed = [number for number, node in enumerate(nodes) if plan.place.label in (None, node.label)]
@@ -192,10 +212,10 @@ def _fill(
     return tuple(held), plan.count
 
 
-def _shortage(plan: RolePlan, placed: int, nodes: Sequence[Node], allowed: Sequence[int], how: str) -> str:
+def _shortage(plan: RolePlan, placed: int, nodes: Sequence[Node], allowed: Sequence[int], how: str) -> Shortage:
     where = f" on nodes labelled {LABEL}={plan.place.label}" if plan.place.label else ""
     free = "; ".join(str(nodes[number]) for number in allowed) or "no such node"
-    return f"{plan.role}: room for {placed} of {plan.count} processes of {plan.each}{where}{how}; free then: {free}"
+    return Shortage(plan.role, placed, plan.count, plan.each, where + how, free)
 
 
 def _amount(cpus: float, gpus: float) -> str:

@@ -25,7 +25,7 @@ from orchestrator.run_folder.folder import RunExistsError, RunFolder, critic_of
 from policy.state.checkpoint import CheckpointError, verify
 from policy.state.crash_safe_files import is_sealed, replace_folder, sealed
 from schemas.config import Checkpoint, Run
-from schemas.config_file import ConfigError
+from schemas.config_file import SettingError
 
 _MARK = re.compile(r"step-(\d{6,})\.json$")
 _FILES = re.compile(r"step-(\d{6,})-[0-9a-f]{32}$")
@@ -35,10 +35,10 @@ class Mirror:
     """One run's checkpoints at a URL. One driver writes them, one checkpoint at a time."""
 
     def __init__(self, url: str, run: str, keep: int) -> None:
-        """Raises ConfigError where fsspec does not know the URL, or lacks a package for it."""
+        """Raises SettingError where fsspec does not know the URL, or lacks a package for it."""
         self.url = f"{url.rstrip('/')}/{run}"
         self._keep = keep
-        self._system, self._root = _opened(self.url)
+        self._system, self._root = _opened(self.url, url)
         self._sending: Future[None] | None = None
 
     def steps(self) -> list[int]:
@@ -196,13 +196,17 @@ def _below(name: str) -> bool:
     return bool(parts) and parts[0] != "/" and ".." not in parts and "\\" not in name and "\0" not in name
 
 
-def _opened(url: str) -> tuple[Any, str]:
+def _opened(url: str, given: str) -> tuple[Any, str]:
+    """Of a URL below the one that was `given`."""
     try:
         return url_to_fs(url)
     except (ImportError, ValueError) as error:
-        raise ConfigError(
-            f"checkpoint.mirror={url!r}: {error}; install what the URL needs on the driver's machine (s3fs for s3://, "
-            "gcsfs for gs://, adlfs for abfs://), or use file://"
+        raise SettingError(
+            "checkpoint.mirror",
+            given,
+            str(error),
+            "install what the URL needs on the driver's machine (s3fs for s3://, gcsfs for gs://, adlfs for abfs://), "
+            "or use file://",
         ) from None
 
 

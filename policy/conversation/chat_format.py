@@ -26,6 +26,18 @@ _SENTINEL = "\ue000\ue001\ue000"  # private-use characters: no template writes t
 NOT_SAMPLED = -1  # policy version of a turn that was written, not sampled
 
 
+class ChatFormatError(ValueError):
+    """A tokenizer or a text that a conversation cannot be written with; `remedy` says what to do about `reason`."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        super().__init__(f"{reason}; {remedy}")
+        self.reason, self.remedy = reason, remedy
+
+    def __reduce__(self) -> tuple[type[ChatFormatError], tuple[str, str]]:
+        """Its parts: it crosses processes whole."""
+        return type(self), (self.reason, self.remedy)
+
+
 class ChatFormat:
     """The conversation format of one tokenizer. `stop` ends a turn that calls a tool; `end_id` ends any other turn."""
 
@@ -37,6 +49,8 @@ class ChatFormat:
         Args:
             tokenizer: with a chat template and Qwen's vision tokens.
             system_prompt: None keeps what the chat template writes by itself.
+
+        Raises ChatFormatError where they do not fit.
         """
         self.tokenizer = tokenizer
         self.end_id = _token_id(tokenizer, END_OF_TURN)
@@ -49,7 +63,7 @@ class ChatFormat:
     def prompt_ids(self, question_text: str, n_images: int) -> list[int]:
         """Ids of the question with its images first, ending in the generation prompt; one placeholder per image.
 
-        Raises ValueError if the text itself spells a placeholder.
+        Raises ChatFormatError if the text itself spells a placeholder.
         """
         ids = self._encode(self._render([*self._system, _user(question_text, n_images)]))
         return self._checked(ids, n_images, question_text)
@@ -121,9 +135,10 @@ class ChatFormat:
         conversation = [_user("", 0), {"role": "assistant", "content": _SENTINEL}, _user(text, int(with_image))]
         before, *after = self._render(conversation).split(_SENTINEL)
         if len(after) != 1 or not after[0].startswith(END_OF_TURN):
-            raise ValueError(
+            raise ChatFormatError(
                 f"the tokenizer's chat template does not close an assistant turn with {END_OF_TURN} (it wrote "
-                f"{''.join(after)[:40]!r} after {before[-40:]!r}); use the template of a Qwen vision-language model"
+                f"{''.join(after)[:40]!r} after {before[-40:]!r})",
+                "use the template of a Qwen vision-language model",
             )
         return tuple(self._checked(self._encode(after[0]), int(with_image), text))
 
@@ -138,9 +153,9 @@ class ChatFormat:
     def _checked(self, ids: list[int], n_images: int, text: str) -> list[int]:
         found = ids.count(self.image_token_id)
         if found != n_images:
-            raise ValueError(
-                f"{found} image placeholders for {n_images} images in the conversation around {text[:80]!r}; take "
-                f"{IMAGE_PAD} out of the text"
+            raise ChatFormatError(
+                f"{found} image placeholders for {n_images} images in the conversation around {text[:80]!r}",
+                f"take {IMAGE_PAD} out of the text",
             )
         return ids
 
@@ -157,5 +172,5 @@ def _unknown_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def _token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     found = tokenizer.convert_tokens_to_ids(token)
     if not isinstance(found, int) or found == _unknown_id(tokenizer):
-        raise ValueError(f"the tokenizer has no {token}; use that of a Qwen vision-language model")
+        raise ChatFormatError(f"the tokenizer has no {token}", "use that of a Qwen vision-language model")
     return found

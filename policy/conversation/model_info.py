@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pointing.coordinates import FAMILIES, Family
 from schemas.config import Model
-from schemas.config_file import ConfigError
+from schemas.config_file import SettingError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,28 +30,40 @@ class ModelInfo:
     vocab_size: int
 
 
-def read_info(path: str) -> ModelInfo:
-    """Reads config.json of a Hugging Face checkpoint folder.
+def read_info(path: str, field: str = "model.path") -> ModelInfo:
+    """Reads config.json of a Hugging Face checkpoint folder, which the setting `field` names.
 
-    Raises FileNotFoundError when there is none, ValueError for a model family that is not supported.
+    Raises SettingError when there is none, when it cannot be read, and for a model family that is not supported.
     """
     file = Path(path) / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(
-            f"model.path={path!r}: no config.json there; give the folder of a Hugging Face checkpoint"
+        raise SettingError(field, path, "no config.json there", _where_to_get(path))
+    try:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+        if kind in FAMILIES:
+            text = config.get("text_config", config)
+            return ModelInfo(path, FAMILIES[kind], config["image_token_id"], text["vocab_size"])
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise SettingError(field, path, f"config.json cannot be used ({error!r})", "download it again") from None
+    raise SettingError(field, path, f"model_type={kind!r} is not supported", f"use one of {', '.join(FAMILIES)}")
+
+
+def _where_to_get(path: str) -> str:
+    """What to do about a path without a model; a name such as "Qwen/Qwen2.5-VL-3B-Instruct" is one of the Hub."""
+    if _HUB_ID.fullmatch(path) and not Path(path).exists():
+        here = path.rpartition("/")[2]
+        return (
+            f"models are read from folders: if this is a name on the Hugging Face Hub, run `hf download {path} "
+            f"--local-dir {here}` and give {here!r}"
         )
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    kind = config.get("model_type")
-    if kind not in FAMILIES:
-        raise ValueError(f"{file}: model_type={kind!r} is not supported; use one of {', '.join(FAMILIES)}")
-    text = config.get("text_config", config)
-    return ModelInfo(path, FAMILIES[kind], config["image_token_id"], text["vocab_size"])
+    return "give the folder of a Hugging Face checkpoint"
 
 
 def model_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     """The tokenizer of a configured model, with its own chat template or the configured one.
 
-    Raises ConfigError when the template cannot be read.
+    Raises SettingError when the template cannot be read.
     """
     tokenizer = read_tokenizer(model.path, trust_remote_code=model.trust_remote_code)
     template = own_template(model)
@@ -58,15 +73,17 @@ def model_tokenizer(model: Model) -> PreTrainedTokenizerBase:
 
 
 def own_template(model: Model) -> str | None:
-    """The configured chat template; None where it is the checkpoint's. Raises ConfigError when it cannot be read."""
+    """The configured chat template; None where it is the checkpoint's. Raises SettingError when it cannot be read."""
     if model.chat_template is None:
         return None
     try:
         return Path(model.chat_template).read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(
-            f"model.chat_template={model.chat_template!r}: cannot be read ({error.strerror}); give the path of a "
-            "Jinja file"
+        raise SettingError(
+            "model.chat_template",
+            model.chat_template,
+            f"cannot be read ({error.strerror})",
+            "give the path of a Jinja file",
         ) from None
 
 

@@ -29,6 +29,7 @@ from policy.network.forward import Backbone
 from policy.network.load import LoadedPolicy, base_model, load
 from policy.state.sharding import default_device, rank, refuse_bfloat16_alone, sum_over_ranks, world_size
 from schemas.config import Critic, Model
+from schemas.config_file import SettingError
 
 __all__ = ["CriticLearner", "CriticReport", "ValueModule", "refuse_backbone", "token_values"]
 
@@ -157,17 +158,21 @@ class CriticLearner(Trained):
 
 
 def refuse_backbone(model: Model, critic: Critic) -> None:
-    """Raises ValueError where the critic could not read the policy's ids; reads no weights."""
+    """Raises SettingError where the critic could not read the policy's ids; reads no weights."""
     path = critic.path or model.path
-    own, other = read_info(path), read_info(model.path)
+    own, other = read_info(path, "critic.path"), read_info(model.path)
     for what in ("family", "image_token_id", "vocab_size"):
         if getattr(own, what) != getattr(other, what):
-            raise ValueError(
-                f"critic.path={path!r} has {what} {getattr(own, what)}, model.path={model.path!r} has "
-                f"{getattr(other, what)}; the critic reads the policy's ids, so start it from a model of the same kind"
+            raise SettingError(
+                "critic.path",
+                path,
+                f"has {what} {getattr(own, what)}, model.path={model.path!r} has {getattr(other, what)}",
+                "the critic reads the policy's ids, so start it from a model of the same kind",
             )
     if read_tokenizer(path).get_vocab() != read_tokenizer(model.path).get_vocab():
-        raise ValueError(
-            f"critic.path={path!r} and model.path={model.path!r} have different tokenizers; the critic reads the "
-            "policy's ids, so start it from a model with the same one"
+        raise SettingError(
+            "critic.path",
+            path,
+            f"has another tokenizer than model.path={model.path!r}",
+            "the critic reads the policy's ids, so start it from a model with the same one",
         )

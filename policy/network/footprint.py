@@ -1,9 +1,11 @@
-"""What a role needs of a GPU's memory, estimated from the model's configuration before anything is started.
+"""What a process of each role needs of memory, estimated from the model's configuration before anything is started.
 
     config.json --sizes_of--> Sizes --learner_memory / reference_memory / engine_memory--> bytes by part
+                                    '-checkpoint_bytes / export_bytes--> bytes on disk
 
-Weights, gradients and optimiser are counted exactly, on a model without data. Activations are an upper estimate: what a
-decoder layer keeps for its backward pass is about 8 times the hidden size and 3 times the inner one per token.
+The one estimate: of GPUs, of a machine without any, and of the disk. Weights, gradients and optimiser are counted
+exactly, on a model without data. Activations are an upper estimate: what a decoder layer keeps for its backward pass is
+about 8 times the hidden size and 3 times the inner one per token.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ from torch import nn
 
 from policy.network.forward import CHUNK_LOGITS
 from policy.network.load import base_model, load, vision_tower
-from schemas.config import Critic, Learner, Model, TrainConfig
+from schemas.config import Critic, Learner, Model, SftConfig, TrainConfig
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
+LASTING = ("weights", "gradients", "optimiser", "reference", "KV cache")  # parts that stay from step to step
 WIDTH = {"float32": 4, "bfloat16": 2}  # bytes
 LOGIT_COPIES = 3  # as they come, masked, and the gradient; float32
 
@@ -76,21 +79,36 @@ def sizes_of(model: Model) -> Sizes:
     )
 
 
-def learner_memory(sizes: Sizes, config: TrainConfig) -> dict[str, float]:
-    """Bytes by part on the GPU of one learner rank."""
-    parts = _trained(sizes, config, config.learner, config.resources.learner_ranks)
-    if config.uses_reference and config.algorithm.kl.exact:
+def learner_memory(sizes: Sizes, config: TrainConfig | SftConfig) -> dict[str, float]:
+    """Bytes by part where one learner rank computes. How long transcripts are is not known before they are written:
+    without micro_batch_tokens, activations and logits of supervised fine-tuning are left out.
+    """
+    tokens = forward_tokens(config, config.learner)
+    parts = _trained(sizes, config, config.learner, config.resources.learner_ranks, tokens)
+    if isinstance(config, TrainConfig) and config.uses_reference and config.algorithm.kl.exact:
         shards = config.learner.sharding.ranks or config.resources.learner_ranks
         parts["reference"] = WIDTH[config.model.dtype] * sizes.weights / shards
-    return parts | {"logits": _logits(sizes, forward_tokens(config, config.learner))}
+    return parts if tokens is None else parts | {"logits": _logits(sizes, tokens)}
 
 
 def critic_memory(sizes: Sizes, config: TrainConfig, critic: Critic) -> dict[str, float]:
-    """Bytes by part on the GPU of one critic rank: as a learner's, with one number for each token and no logits."""
-    return _trained(sizes, config, critic, config.resources.critic_ranks)
+    """Bytes by part where one critic rank computes: as a learner's, with one number for each token and no logits."""
+    return _trained(sizes, config, critic, config.resources.critic_ranks, forward_tokens(config, critic))
 
 
-def _trained(sizes: Sizes, config: TrainConfig, learner: Learner, ranks: int) -> dict[str, float]:
+def checkpoint_bytes(sizes: Sizes, learner: Learner) -> float:
+    """Bytes of one checkpoint: what is trained, in float32, and the optimiser's two moments of it."""
+    return sizes.trained * (4 + 2 * WIDTH[learner.optimiser.state_dtype])
+
+
+def export_bytes(sizes: Sizes, model: Model) -> float:
+    """Bytes of the exported weights."""
+    return sizes.weights * WIDTH[model.dtype]
+
+
+def _trained(
+    sizes: Sizes, config: TrainConfig | SftConfig, learner: Learner, ranks: int, tokens: int | None
+) -> dict[str, float]:
     width = WIDTH[config.model.dtype]
     shards = learner.sharding.ranks or ranks
     moments = 2 * WIDTH[learner.optimiser.state_dtype]
@@ -103,16 +121,16 @@ def _trained(sizes: Sizes, config: TrainConfig, learner: Learner, ranks: int) ->
     # they are summed, and the sum in float32.
     trained = sizes.trained / sizes.weights
     gathered = width * (2 * sizes.block + sizes.root) + trained * (width + 4) * (sizes.block + sizes.root)
-    tokens = forward_tokens(config, learner)
-    return ({} if learner.sharding.cpu_offload else kept) | {
-        "gathered": gathered if shards > 1 or width < 4 else 0.0,
-        "activations": _activations(sizes, tokens, width, config.model.gradient_checkpointing, backward=True),
-    }
+    parts = ({} if learner.sharding.cpu_offload else kept) | {"gathered": gathered if shards > 1 or width < 4 else 0.0}
+    if tokens is not None:
+        parts["activations"] = _activations(sizes, tokens, width, config.model.gradient_checkpointing, backward=True)
+    return parts
 
 
 def reference_memory(sizes: Sizes, config: TrainConfig) -> dict[str, float]:
-    """Bytes by part on the GPU of one reference replica, which holds the whole model."""
+    """Bytes by part where one reference replica computes, which holds the whole model."""
     width, tokens = WIDTH[config.model.dtype], forward_tokens(config, config.learner)
+    assert tokens is not None, "known of every TrainConfig"
     return {
         "weights": float(width * sizes.weights),
         "activations": _activations(sizes, tokens, width, checkpointing=True, backward=False),
@@ -124,35 +142,55 @@ def engine_memory(sizes: Sizes, config: TrainConfig) -> dict[str, float]:
     """Bytes by part on each GPU of one engine: its weights, and the KV cache that `max_num_seqs` sequences could fill.
 
     vLLM takes gpu_memory_utilization of the GPU, and what the weights leave of it is cache; with less than could be
-    filled, sequences wait.
+    filled, sequences wait. On a CPU the cache is as large as kv_cache_bytes says.
     """
     engine = config.rollout.engine
     width = WIDTH[engine.dtype]
     per_token = 2 * sizes.text.blocks * sizes.kv * width / engine.tensor_parallel_size
+    on_gpu = config.resources.gpus_per_engine > 0
     return {
         "weights": width * sizes.weights / engine.tensor_parallel_size,
-        "KV cache": per_token * engine.max_num_seqs * engine.max_model_len,
+        "KV cache": per_token * engine.max_num_seqs * engine.max_model_len if on_gpu else engine.kv_cache_bytes,
     }
 
 
-def forward_tokens(config: TrainConfig, learner: Learner) -> int:
-    """Most tokens in one forward pass; the reference's are as the learner's."""
-    limits, longest = learner.micro_batches, config.rollout.engine.max_model_len
-    return min(n for n in (limits.tokens, limits.rows and limits.rows * longest) if n is not None)
+def forward_tokens(config: TrainConfig | SftConfig, learner: Learner) -> int | None:
+    """Most tokens in one forward pass; the reference's are as the learner's. None where nothing bounds a row."""
+    limits = learner.micro_batches
+    longest = config.rollout.engine.max_model_len if isinstance(config, TrainConfig) else None
+    by_rows = limits.rows * longest if limits.rows and longest else None
+    return min((n for n in (limits.tokens, by_rows) if n is not None), default=None)
 
 
 def described(parts: Mapping[str, float]) -> str:
-    """The parts and their sum in GiB.
+    """The parts that are not empty and their sum, in the unit that fits the sum; what is too small for it in its own.
 
-    >>> described({"weights": 3 * GIB, "logits": GIB / 2})
-    'weights 3.0 + logits 0.5 = 3.5 GiB'
+    >>> described({"weights": 3 * GIB, "logits": GIB / 2}), described({"weights": 3 * MIB, "logits": 300})
+    ('weights 3.0 + logits 0.5 = 3.5 GiB', 'weights 3.0 + logits 0.3 KiB = 3.0 MiB')
     """
-    return " + ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items()) + f" = {total(parts):.1f} GiB"
+    whole = sum(parts.values())
+    unit, name = _unit(whole)
+
+    def shown(size: float) -> str:
+        text = f"{size / unit:.1f}"
+        return in_units(size) if text == "0.0" else text
+
+    listed = " + ".join(f"{part} {shown(size)}" for part, size in parts.items() if size)
+    return f"{listed} = {whole / unit:.1f} {name}"
 
 
-def total(parts: Mapping[str, float]) -> float:
-    """The sum in GiB."""
-    return sum(parts.values()) / GIB
+def in_units(size: float) -> str:
+    """Bytes for people, never a rounded nothing.
+
+    >>> in_units(3.2 * GIB), in_units(9.6 * MIB), in_units(300)
+    ('3.2 GiB', '9.6 MiB', '0.3 KiB')
+    """
+    unit, name = _unit(size)
+    return f"{size / unit:.1f} {name}"
+
+
+def _unit(size: float) -> tuple[int, str]:
+    return next(((unit, name) for unit, name in ((GIB, "GiB"), (MIB, "MiB")) if size >= unit), (1 << 10, "KiB"))
 
 
 def _activations(sizes: Sizes, tokens: int, width: int, checkpointing: bool, *, backward: bool) -> float:

@@ -25,6 +25,7 @@ from policy.network.attention import use_varlen
 from policy.network.load_sharded import initial_adapter, is_adapter
 from policy.network.vision import ImageStats, read_image_stats, take_single_frames
 from schemas.config import Lora, Model
+from schemas.config_file import SettingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def load(
         sharded: build it on the meta device, without weights: sharding comes first, then `load_sharded.fill`.
         seed: of the adapters' initial weights; the same on every rank.
 
-    Raises FileNotFoundError or ValueError naming the folder and the remedy when it is no supported checkpoint.
+    Raises SettingError or ValueError naming the folder and the remedy when it is no supported checkpoint.
     """
     refuse_attention(config)
     info = read_info(config.path)
@@ -90,18 +91,23 @@ def load(
 
 
 def refuse_attention(config: Model) -> None:
-    """Raises ValueError where the configured attention cannot be computed in this environment."""
+    """Raises SettingError where the configured attention cannot be computed in this environment."""
     if config.attention != "flash_attention_2":
         return
     if config.dtype != "bfloat16":
-        raise ValueError(
-            f"model.attention='flash_attention_2': does not compute in dtype={config.dtype!r}; set "
-            "model.dtype=bfloat16 or model.attention=varlen"
+        raise SettingError(
+            "model.attention",
+            config.attention,
+            f"does not compute in dtype={config.dtype!r}",
+            "set model.dtype=bfloat16 or model.attention=varlen",
         )
     if find_spec("flash_attn") is None:
-        raise ValueError(
-            "model.attention='flash_attention_2': the package flash-attn is not installed here; install it in the "
-            "environment of every node (pip install flash-attn --no-build-isolation), or set model.attention=varlen"
+        raise SettingError(
+            "model.attention",
+            config.attention,
+            "the package flash-attn is not installed here",
+            "install it in the environment of every node (pip install flash-attn --no-build-isolation), or set "
+            "model.attention=varlen",
         )
 
 

@@ -19,6 +19,8 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from schemas.config_file import SettingError
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -45,7 +47,7 @@ class ImageStats:
 def read_image_stats(folder: str | Path) -> ImageStats:
     """Reads the image processor's settings from a checkpoint folder.
 
-    Raises ValueError naming the file and the key where one is missing or asks for what `patchify` does not do.
+    Raises SettingError naming the file and the key where one is missing or asks for what `patchify` does not do.
     """
     for name in ("preprocessor_config.json", "processor_config.json"):
         file = Path(folder) / name
@@ -54,13 +56,28 @@ def read_image_stats(folder: str | Path) -> ImageStats:
             settings = settings.get("image_processor", settings)
             break
     else:
-        raise ValueError(f"{folder}: neither preprocessor_config.json nor processor_config.json; copy the processor")
+        raise SettingError(
+            "model.path",
+            str(folder),
+            "neither preprocessor_config.json nor processor_config.json there",
+            "copy the processor files of the original checkpoint",
+        )
     needed = ("image_mean", "image_std", "patch_size", "merge_size", "temporal_patch_size")
     missing = [key for key in needed if key not in settings]
     if missing:
-        raise ValueError(f"{file}: {', '.join(missing)} missing; copy the processor files of the original checkpoint")
+        raise SettingError(
+            "model.path",
+            str(folder),
+            f"{file.name} lacks {', '.join(missing)}",
+            "copy the processor files of the original checkpoint",
+        )
     if not math.isclose(settings.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
-        raise ValueError(f"{file}: rescale_factor={settings['rescale_factor']}; only 1/255 is supported")
+        raise SettingError(
+            "model.path",
+            str(folder),
+            f"{file.name} has rescale_factor={settings['rescale_factor']}, and only 1/255 is supported",
+            "use a model whose processor divides by 255",
+        )
     mean, std, patch, merge, temporal = (settings[key] for key in needed)
     return ImageStats(tuple(mean), tuple(std), patch, merge, temporal)
 

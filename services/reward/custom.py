@@ -23,7 +23,7 @@ from pointing.coordinates import Frame
 from schemas.service import ServiceOptions
 from services.reward.scoring import BuiltIn, Item, Reward, Scored, ScoringError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]  # where `services` lies
 
 
 def open_reward(options: ServiceOptions) -> Reward:

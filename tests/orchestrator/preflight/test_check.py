@@ -13,12 +13,13 @@ from orchestrator.cli.main import app
 from orchestrator.preflight import check as preflight
 from orchestrator.preflight import host_resources as room
 from orchestrator.preflight.check import Report, check
+from orchestrator.preflight.role_memory import memory_plan
 from orchestrator.roles.placement import Node
 from orchestrator.train_run import run_training
+from policy.network.footprint import GIB, Sizes, Tower
+from policy.tiny.model import build_tiny
 from schemas.config import SftConfig, TrainConfig
 from schemas.config_file import ConfigError
-
-GIB = 2**30
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_what_is_well_is_passed_with_a_line_on_each_part(found: Any) -> None:
     report = found()
     assert report.problems == ()
     assert report.unchecked == ()
-    assert [note.split()[0] for note in report.notes] == ["model", "data", "length"]
+    assert [note.split()[0] for note in report.notes] == ["model", "data", "length", "machine"]
     assert [line.split()[0] for line in report.plan.splitlines()] == [
         "role",
         "rollout",
@@ -76,7 +77,7 @@ def test_what_is_well_is_passed_with_a_line_on_each_part(found: Any) -> None:
     [
         (lambda m: (m / "config.json").unlink(), "no config.json there; give the folder"),
         (lambda m: (m / "config.json").write_text('{"model_type": "bert"}'), "model_type='bert' is not supported"),
-        (lambda m: (m / "model.safetensors").unlink(), r"no \*\.safetensors files"),
+        (lambda m: (m / "model.safetensors").unlink(), r"no \*\.safetensors files there; convert"),
         (lambda m: cut(m / "model.safetensors"), r"model\.safetensors is cut off \(\d+ of \d+ bytes\); download"),
         (lambda m: (m / "model.safetensors").write_bytes(b"1"), r"model\.safetensors is cut off \(1 bytes\)"),
         (lambda m: (m / "tokenizer.json").unlink(), "tokenizer"),
@@ -101,7 +102,7 @@ def test_an_index_that_names_what_is_not_there(found: Any, model: Path) -> None:
     index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}}))
     assert "model-00001-of-00002.safetensors is missing; finish the download" in only(found())
     index.write_text(json.dumps({"weight_map": {"unheard.of": "model.safetensors"}}))
-    assert "model.safetensors lacks unheard.of and 0 more that" in only(found())
+    assert "model.safetensors lacks unheard.of, which model.safetensors.index.json places in it; dow" in only(found())
 
 
 def test_data_that_cannot_be_used(found: Any, scenes: Path, tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_a_gpu_that_is_too_small(found: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(room.torch.cuda, "device_count", lambda: 2)
     gpus = {"gpus_per_engine": 1, "gpus_per_learner": 1}
     small = found(resources=gpus | {"gpu_memory_gib": 0.01})
-    assert only(small).startswith("resources.gpu_memory_gib=0.01: learner: weights 0.0 + ")
+    assert only(small).startswith("resources.gpu_memory_gib=0.01: learner: weights 3.2 + ")
     assert "add learner ranks" in only(small)
     assert "GPU memory   learner    weights" in small.plan
     unknown = found(resources=gpus)
@@ -204,16 +205,25 @@ def test_a_disk_and_a_memory_that_are_too_small(found: Any, monkeypatch: pytest.
     assert "weights and states alone need" in only(found())
 
 
-def test_bytes_of_weights_and_states() -> None:
+def test_the_machine_and_the_gpus_are_judged_by_one_estimate() -> None:
+    """What stays from step to step on all processes, of a model of 2^28 weights in float32: 1 GiB."""
+    weights = 2**28
+    sizes = Sizes(weights, weights, 4 * weights, 1, 1, Tower(1, 1, 1), Tower(1, 1, 1), True, 1, 1, 1)
     values: dict[str, Any] = {"model": {"path": "m"}, "data": {"train_files": "a"}, "trainer": {"max_steps": 1}}
-    parts = room.memory_of(TrainConfig.model_validate(values), GIB)
-    assert parts == {"learner": 16 * GIB, "rollout": 4.25 * GIB, "reference": 4 * GIB}
-    lora = TrainConfig.model_validate(
-        values | {"model": {"path": "m", "lora": {}}, "algorithm": {"kl": {"coefficient": 0}}}
-    )
-    assert room.memory_of(lora, GIB) == {"learner": 4 * GIB, "rollout": 4.25 * GIB}
-    sft = SftConfig.model_validate(values | {"trainer": {"samples": 32}})
-    assert room.memory_of(sft, GIB) == {"learner": 16 * GIB}
+
+    def lasting(**other: Any) -> dict[str, float]:
+        config = (SftConfig if "samples" in other.get("trainer", {}) else TrainConfig).model_validate(values | other)
+        return {plan.role: plan.lasting / GIB for plan in memory_plan(config, sizes)}
+
+    # Weights, gradients and two moments; weights and 256 MiB of cache; weights.
+    assert lasting() == {"learner": 4, "rollout": 1.25, "reference": 1}
+    several = {"learner_ranks": 4, "rollout_engines": 2, "reference_replicas": 3}
+    assert lasting(resources=several) == {"learner": 4, "rollout": 2.5, "reference": 3}  # ranks share one copy
+    copies = {"sharding": {"ranks": 2}, "optimiser": {"state_dtype": "bfloat16"}}
+    assert lasting(resources=several, learner=copies)["learner"] == 2 * 3
+    assert lasting(trainer={"samples": 32}) == {"learner": 4}
+    exact = lasting(algorithm={"kl": {"estimator": "full"}})
+    assert exact == {"learner": 5, "rollout": 1.25}  # the learner holds the reference
 
 
 def test_all_faults_are_said_at_once_and_nothing_is_started(
@@ -235,12 +245,50 @@ def test_all_faults_are_said_at_once_and_nothing_is_started(
     assert done.exit_code == 2
     fields = ("model.path", "data.validation_files", "rollout.engine.max_model_len", "reward.function")
     for field in fields:
-        assert f"problem      {field}=" in done.output
+        assert f"problem      {file}:1: {field}=" in done.output
     assert "4 problem(s); nothing was started" in done.output
     assert "not checked  machines: RAY_ADDRESS names no cluster, and this machine, where the run would" in done.output
     with pytest.raises(ConfigError, match=r"model\.path=(.*\n)*resources\.learner_ranks=1: the machine cannot hold"):
         run_training(TrainConfig.model_validate(values))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_problem_says_where_its_setting_was_made(model: Path, scenes: Path, tmp_path: Path) -> None:
+    lines = ["trainer:", "  max_steps: 1", "model:", "  path: nowhere", "data:", "  train_files: gone.jsonl"]
+    file = tmp_path / "c.yaml"
+    file.write_text("\n".join([*lines, "run:", f"  folder: {tmp_path}"]))
+    done = CliRunner().invoke(app, ["check", "--config", str(file)])
+    assert f"problem      {file}:4: model.path='nowhere': no config.json there; give the folder" in done.output
+    done = CliRunner().invoke(app, ["check", "--config", str(file), f"model.path={model}", "rollout.max_turns=2"])
+    assert f"problem      {file}:6: data.train_files='gone.jsonl': gone.jsonl: no such file or folder" in done.output
+    done = CliRunner().invoke(app, ["check", "--config", str(file), f"model.path={model}", "data.train_files=x.jsonl"])
+    assert "problem      command line: data.train_files='x.jsonl'" in done.output
+
+
+def test_a_name_on_the_hub_is_told_from_a_folder(found: Any) -> None:
+    problem = only(found(model={"path": "Qwen/Qwen2.5-VL-3B-Instruct"}))
+    assert "`hf download Qwen/Qwen2.5-VL-3B-Instruct --local-dir Qwen2.5-VL-3B-Instruct`" in problem
+    assert "hf download" not in only(found(model={"path": "/gone/Qwen2.5-VL-3B-Instruct"}))
+
+
+def test_adapters_that_fit_no_layer(found: Any, model: Path) -> None:
+    problem = only(found(model={"path": str(model), "lora": {"targets": ["nothing_of_this_name"]}}))
+    assert problem.startswith("model.lora.targets=('nothing_of_this_name',): the model cannot be built (")
+
+
+def test_a_chat_template_that_is_not_there_is_blamed_by_its_own_setting(found: Any, model: Path) -> None:
+    problem = only(found(model={"path": str(model), "chat_template": "gone.jinja"}))
+    assert problem.startswith("model.chat_template='gone.jinja': cannot be read (No such file or directory); give the")
+
+
+def test_a_critic_that_cannot_read_the_policys_ids(found: Any, tmp_path: Path) -> None:
+    other = str(build_tiny(tmp_path / "other", "qwen3_vl"))
+    assert only(found(algorithm={"advantage": "gae"}, critic={"path": other})).startswith("critic.path=")
+
+
+def test_a_run_folder_that_is_a_file(found: Any, tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    assert "taken is a file; choose another folder" in only(found(run={"folder": str(tmp_path / "taken")}))
 
 
 def test_the_command_says_when_all_is_well(model: Path, scenes: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_chat_template_that_does_not_close_a_turn_is_refused_before_anything_s
 ) -> None:
     (tmp_path / "plain.jinja").write_text("{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}")
     model = Model(path=tiny, chat_template=str(tmp_path / "plain.jinja"))
-    with pytest.raises(ConfigError, match=r"plain\.jinja: .*does not close an assistant turn"):
+    with pytest.raises(ConfigError, match=r"model\.chat_template=.*plain\.jinja': .*does not close an assistant turn"):
         read_with(model, Data(train_files=task_file(tmp_path)), (task_file(tmp_path),))
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.preflight.gpu_memory import memory_plan, memory_table, refuse_memory
+from orchestrator.preflight.gpu_memory import gpu_memory_problems, memory_table
+from orchestrator.preflight.role_memory import memory_plan
 from orchestrator.roles.placement import Node, plan_table, role_plans, unplaced
 from policy.network.collate import Collator, PixelCache, rows_of
 from policy.network.footprint import Sizes, sizes_of
@@ -58,8 +59,10 @@ def test_its_roles_and_its_memory_fit(file: Path, real: dict[str, Path]) -> None
     sizes: Sizes = sizes_of(config.model)
     memory = memory_plan(config, sizes)
     assert config.resources.gpu_memory_gib is not None
-    refuse_memory(config, memory)
-    assert [plan.role for plan in memory] == [plan.role for plan in plans if plan.gpus], memory_table(memory)
+    assert gpu_memory_problems(config, memory) == ()
+    assert [plan.role for plan in memory if plan.gpus] == [plan.role for plan in plans if plan.gpus], memory_table(
+        memory
+    )
     assert (config.critic is None) == (config.algorithm.advantage != "gae")
     assert (sizes.trained < sizes.weights) == (config.model.lora is not None)
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.group import node_by_node
-from orchestrator.roles.placement import Node, RolePlan, nodes_of, plan_table, refuse_cluster, role_plans, unplaced
+from orchestrator.preflight.machines import room_problems
+from orchestrator.roles.placement import Node, RolePlan, nodes_of, plan_table, role_plans, unplaced
 from schemas.config import TrainConfig
-from schemas.config_file import ConfigError
 from schemas.placement import Place, Strategy
 
 
@@ -50,7 +50,7 @@ def test_the_plan_of_a_node_of_eight() -> None:
     ]
     assert unplaced(role_plans(asked), [node(cpus=30, gpus=8, label="learner")]) is None
     found = unplaced(role_plans(asked), [node(cpus=30, gpus=8)])
-    assert found == (
+    assert str(found) == (
         "learner: room for 0 of 4 processes of 1 CPU, 1 GPU on nodes labelled pointvg.role=learner on one node; "
         "free then: no such node"
     )
@@ -70,9 +70,18 @@ def test_a_missing_gpu_is_named() -> None:
     plans = [RolePlan("rollout", 2, 1, 1, 1), RolePlan("learner", 2, 1, 1, 1)]
     found = unplaced(plans, [node(gpus=3)])
     assert found is not None
-    assert "room for 1 of 2 processes of 1 CPU, 1 GPU; free then: a (5 CPU)" in found
-    with pytest.raises(ConfigError, match=r"cannot hold the roles: .* or add nodes.*resources\.autoscaled=true"):
-        refuse_cluster(plans, [])
+    assert (found.placed, found.count, found.each) == (1, 2, "1 CPU, 1 GPU")
+    assert str(found).endswith("room for 1 of 2 processes of 1 CPU, 1 GPU; free then: a (5 CPU, 0 GPU)")
+    [problem] = room_problems(plans, [])
+    assert problem.field in ("resources.rollout_engines", "resources.learner_ranks")
+    assert problem.reason.startswith("the cluster cannot hold the roles: ")
+    assert problem.remedy.endswith("set resources.autoscaled=true")
+
+
+def test_cpus_of_a_local_cluster_are_not_taken_for_cores() -> None:
+    local = Node("this machine", 48.9, cores=2)
+    [problem] = room_problems([RolePlan("learner", 1, 2, 1, 1)], [local], "machine")
+    assert "free then: this machine (48.9 CPU logical, on 2 cores)" in problem.reason
 
 
 def test_one_gpu_is_shared_but_not_split() -> None:

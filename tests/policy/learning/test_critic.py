@@ -15,6 +15,7 @@ from policy.network.vision import take_single_frames
 from policy.tiny.model import build_tiny
 from schemas import batch
 from schemas.config import Critic, Lora, Model, Optimiser
+from schemas.config_file import SettingError
 from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, replace, split
 from tests.policy.learning.critic_case import critic_of, gradient_of, lesson_of, with_head
 
@@ -213,7 +214,7 @@ def test_a_backbone_that_cannot_read_the_policys_ids_is_refused(tiny, tmp_path):
     same = str(build_tiny(tmp_path / "same", seed=5))
     refuse_backbone(Model(path=tiny), Critic())
     refuse_backbone(Model(path=tiny), Critic(path=same))
-    with pytest.raises(ValueError, match=r"critic\.path=.* has family"):
+    with pytest.raises(ValueError, match=r"critic\.path=.*: has family"):
         refuse_backbone(Model(path=tiny), Critic(path=other))
-    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+    with pytest.raises(SettingError, match=r"critic\.path=.*: no config\.json"):
         refuse_backbone(Model(path=tiny), Critic(path=str(tmp_path / "nowhere")))

@@ -5,6 +5,7 @@ from transformers import AutoModelForImageTextToText
 
 from policy.network.footprint import (
     GIB,
+    MIB,
     Sizes,
     Tower,
     described,
@@ -76,8 +77,10 @@ def test_the_reference_and_an_engine_by_hand() -> None:
         "activations": 2 * (100 * 140 + 400 * 56),
         "logits": 60000,
     }
+    assert engine_memory(ROUND, config())["KV cache"] == 256 * MIB  # without a GPU, as kv_cache_bytes says
     # Keys and values of 5 layers x 4 numbers x 2 bytes = 80 bytes a token; 8 sequences of 64.
-    assert engine_memory(ROUND, config()) == {"weights": 2000.0, "KV cache": 80.0 * 8 * 64}
+    on_gpu = config(resources={"gpus_per_engine": 1})
+    assert engine_memory(ROUND, on_gpu) == {"weights": 2000.0, "KV cache": 80.0 * 8 * 64}
     assert described({"weights": 3 * GIB, "logits": GIB / 4}) == "weights 3.0 + logits 0.2 = 3.2 GiB"
 
 

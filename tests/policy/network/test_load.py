@@ -10,6 +10,7 @@ import torch
 from policy.network.load import load, vision_tower
 from policy.tiny.model import build_tiny
 from schemas.config import Lora, Model
+from schemas.config_file import SettingError
 from tests.policy.batches import ARCHITECTURES
 
 
@@ -29,7 +30,7 @@ def test_every_family_loads(architecture, tmp_path):
 
 
 def test_what_is_no_checkpoint_is_refused(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no config\.json there"):
+    with pytest.raises(SettingError, match=r"no config\.json there"):
         load(Model(path=str(tmp_path / "nowhere")))
     copy = tmp_path / "llama"
     shutil.copytree(folder, copy)

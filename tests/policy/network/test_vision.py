@@ -121,7 +121,7 @@ def test_settings_of_the_image_processor(tmp_path):
         read_image_stats(tmp_path)
     settings = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1], "patch_size": 14, "merge_size": 2}
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
-    with pytest.raises(ValueError, match="temporal_patch_size missing"):
+    with pytest.raises(ValueError, match=r"processor_config\.json lacks temporal_patch_size"):
         read_image_stats(tmp_path)
     # A file of the image processor's own, as the published checkpoints have it, comes first.
     own = tmp_path / "preprocessor_config.json"
