@@ -47,7 +47,7 @@ class MismatchOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Mismatch:
+class ImportanceWeights:
     """Weights [B, T], 0 outside the mask, and sums over trained tokens: their number, how many the limit changed, the
     absolute difference of the log-probabilities, the ratio of each token, and k3, which estimates KL(sampler ||
     learner) without a sign; and the largest difference. Ratio and k3 are those of single tokens at every level.
@@ -67,7 +67,9 @@ class Mismatch:
 
 
 @torch.no_grad()
-def importance_weights(proximal: Tensor, behaviour: Tensor, mask: Tensor, options: MismatchOptions) -> Mismatch:
+def importance_weights(
+    proximal: Tensor, behaviour: Tensor, mask: Tensor, options: MismatchOptions
+) -> ImportanceWeights:
     """Truncated importance sampling (F. Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL
     Training", 2025), or its masked variant (IcePop, arXiv 2510.18855), at the level of tokens or sequences."""
     difference = zero_unmasked(proximal, mask) - zero_unmasked(behaviour, mask)
@@ -83,7 +85,7 @@ def importance_weights(proximal: Tensor, behaviour: Tensor, mask: Tensor, option
         limited = (ratio > options.limit) | (ratio < options.lower)
         weights = ratio.masked_fill(limited, 0.0)
     gap = difference.abs()
-    return Mismatch(
+    return ImportanceWeights(
         weights=zero_unmasked(weights, mask),
         tokens=mask.bool().sum(),
         limited=masked_sum(limited.to(ratio.dtype), mask),

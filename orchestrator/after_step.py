@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from orchestrator.batch.progress import Progress
 from orchestrator.evaluation.evaluate import Evaluation, evaluate, write_samples
@@ -14,7 +14,7 @@ from orchestrator.run_folder.checkpoints import Checkpoints
 from orchestrator.run_folder.folder import RunFolder
 from orchestrator.run_folder.mirror import mirror_of
 from orchestrator.run_folder.resumable_settings import digest
-from orchestrator.telemetry.metrics import MetricsLog, Screen
+from orchestrator.telemetry.metrics import MetricsLog, Numbers, Screen
 from orchestrator.telemetry.stage_seconds import CLOCK
 from schemas.config import TrainConfig
 from schemas.task import Task
@@ -60,7 +60,7 @@ class Watch:
             self.first = self._validate(progress)
         CLOCK.lap()
 
-    def step(self, step: int, numbers: Mapping[str, float], progress: Progress) -> None:
+    def step(self, step: int, numbers: Numbers, progress: Progress) -> None:
         """After a step: logs it, then validates and saves if due. Their time is not counted as a step's."""
         numbers = {**numbers, **self._cluster.recoveries.numbers()}
         self._log.write("train", step, numbers)

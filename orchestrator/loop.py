@@ -47,6 +47,6 @@ def train(config: TrainConfig, cluster: Cluster, progress: Progress, watch: Watc
         learned = cluster.learner.update(batch.training, shards.images, progress.kl.coef)
         cluster.publish_weights(version=step + 1)
         numbers = batch_numbers(batch) | filled.numbers | learner_numbers(learned) | lesson.numbers()
-        progress.advance(batch.adaptive, learned.kl if config.uses_reference else None)
+        progress.advance(batch.adaptive, learned.means.kl)
         watch.step(step, numbers | CLOCK.numbers(), progress)
     watch.after(progress)

@@ -158,7 +158,8 @@ def _worker(given: dict[str, Any]) -> None:
         if log is not None:
             log.write("train", step, numbers)
             if step % 20 == 0 or step + 1 == steps:
-                print(f"step {step + 1:4d}/{steps}  loss {numbers['learner/loss']:.4f}", flush=True)
+                loss = "skipped" if report.means.loss is None else f"{report.means.loss:.4f}"
+                print(f"step {step + 1:4d}/{steps}  loss {loss}", flush=True)
         due = config.checkpoint.every and (step + 1) % config.checkpoint.every == 0
         stopped = _sum_over_ranks((folder.root / STOP_FILE).exists()) > 0
         if due or stopped or step + 1 == steps:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from algorithms.overlong import overlong_penalty
@@ -17,6 +18,11 @@ def sampled_tokens(rollout: pa.Table, longest_turn: bool = False) -> npt.NDArray
     """Sampled tokens of every trajectory, or of its longest turn."""
     turns: list[list[int]] = [list(lengths or ()) for lengths in rollout.column("turn_lengths").to_pylist()]
     return np.asarray([max(each, default=0) if longest_turn else sum(each) for each in turns], dtype=np.int64)
+
+
+def trained_tokens(rollout: pa.Table) -> int:
+    """Tokens that the loss counts: those of the mask, which leaves out trajectories that were cut if they are to be."""
+    return int(pc.sum(pc.list_flatten(rollout.column("mask"))).as_py() or 0)
 
 
 def shaped_rewards(scored: pa.Table, overlong: Overlong | None) -> torch.Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.batch.assemble import Assembled
+from orchestrator.batch.lengths import trained_tokens
 from policy.learning.learner import UpdateReport
 from schemas.batch import SCORE_TERMS
 
@@ -24,7 +25,7 @@ def batch_numbers(assembled: Assembled) -> dict[str, float]:
         "reward/groups_without_spread": float(np.mean([s == 0 for s in spread])),
         "reply/tokens": float(lengths.mean()),
         "reply/turns": float(np.mean([len(each) for each in turns])),
-        "reply/trained_tokens": float(lengths.sum()),
+        "reply/trained_tokens": float(trained_tokens(scored)),
         "reward/overlong": float(assembled.overlong.mean()),
         "reply/masked": float(assembled.masked.mean()),
         "adaptive/weight_mean": float(assembled.weights.mean()),
@@ -42,8 +43,9 @@ def batch_numbers(assembled: Assembled) -> dict[str, float]:
     return numbers
 
 
-def learner_numbers(report: UpdateReport) -> dict[str, float]:
-    """The learner's report as metrics. Of an update without optimiser steps there is nothing else to say."""
+def learner_numbers(report: UpdateReport) -> dict[str, float | None]:
+    """The learner's report as metrics, None where nothing was measured. Of an update that planned no optimiser steps
+    there is nothing else to say."""
     if report.optimiser_steps + report.skipped == 0:
         return {"learner/optimiser_steps": 0.0}
     return {f"learner/{name}": value for name, value in report.numbers().items()}

@@ -100,11 +100,11 @@ class Progress:
     def advance(self, adaptive: AdaptiveState, measured_kl: float | None) -> None:
         """Moves to the next step, past the tasks dealt out in this one.
 
-        `measured_kl` is the step's mean KL per trained token, None without a reference. Where the policy did not learn,
-        none was measured.
+        `measured_kl` is the step's mean KL per trained token. None, which leaves the coefficient as it is, where none
+        was measured: without a reference, while the critic learns alone, or when no step had a finite one.
         """
         coefficient = self.position.kl_coefficient
-        if measured_kl is not None and self.plan.optimiser_steps:
+        if measured_kl is not None:
             coefficient = self.kl.update(measured_kl, self._config.plan.trajectories).coef
         self.position = replace(
             self.position,

@@ -27,7 +27,7 @@ from schemas.config import TrainConfig
 class Lesson(Protocol):
     """An update of the critic that was started."""
 
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float | None]:
         """Waits for it; its metrics."""
         ...
 
@@ -89,7 +89,7 @@ class StartedLesson:
         self._answers = answers
 
     @timed("critic")
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float | None]:
         """The report, which is over all ranks already, as metrics. "critic" is the time beyond the policy's update."""
         report: CriticReport = self._answers.result()[0]
         return {f"critic/{name}": value for name, value in report.numbers().items()}
@@ -98,7 +98,7 @@ class StartedLesson:
 class NoLesson:
     """Stands where there is no critic to learn."""
 
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float | None]:
         """Nothing to wait for."""
         return {}
 

@@ -10,7 +10,6 @@ Ray adds "ray_" in front and a label for the process. metrics.jsonl has every nu
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from ray.util.metrics import Gauge
@@ -56,20 +55,19 @@ class Gauges:
         }
 
     def show(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
-        """One record as in metrics.jsonl; a number that is not finite leaves its gauge as it was."""
-        finite = {key: value for key, value in numbers.items() if math.isfinite(value)}
+        """What a record of metrics.jsonl knows; a gauge whose number it does not know stays as it was."""
         if kind == "validation":
-            for key, value in finite.items():
+            for key, value in numbers.items():
                 decoding, _, name = key.partition("/")
                 if name in self._validation:
                     self._validation[name].set(value, {"decoding": decoding})
             return
         self._step.set(step + 1)
         for key, gauge in self._train.items():
-            if key in finite:
-                gauge.set(finite[key])
-        for key, value in finite.items():
+            if key in numbers:
+                gauge.set(numbers[key])
+        for key, value in numbers.items():
             if key.startswith("time/"):
                 self._stage.set(value, {"stage": key.removeprefix("time/")})
-        if "reply/trained_tokens" in finite and finite.get("time/step"):
-            self._rate.set(finite["reply/trained_tokens"] / finite["time/step"])
+        if "reply/trained_tokens" in numbers and numbers.get("time/step"):
+            self._rate.set(numbers["reply/trained_tokens"] / numbers["time/step"])

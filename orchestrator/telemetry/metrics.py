@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +16,8 @@ from tensorboardX import SummaryWriter
 
 from orchestrator.run_folder.set_aside import METRICS, set_aside
 from orchestrator.telemetry.gauges import Gauges
+
+Numbers = Mapping[str, float | None]  # None where nothing was measured
 
 
 class MetricsLog:
@@ -29,24 +31,27 @@ class MetricsLog:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
         self._gauges = Gauges(folder.name)
         for record in (record for record in kept if record["step"] >= start):  # TensorBoard hides these too
-            for key, value in record.items():
-                if key not in ("kind", "step", "time"):
-                    self._board.add_scalar(f"{record['kind']}/{key}", _number(value), start, record["time"])
+            for key, value in _known({key: record[key] for key in record if key not in ("kind", "step", "time")}):
+                self._board.add_scalar(f"{record['kind']}/{key}", value, start, record["time"])
 
     def has(self, kind: str, step: int) -> bool:
         """Whether there is such a record."""
         return (kind, step) in self._logged
 
-    def write(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
-        """One record: `kind` is "train" or "validation". A number that is not finite is written as null."""
+    def write(self, kind: str, step: int, numbers: Numbers) -> None:
+        """One record: `kind` is "train" or "validation".
+
+        What was not measured or is not finite is null in the file, and no point in TensorBoard.
+        """
+        known = dict(_known(numbers))
         record: dict[str, Any] = {"kind": kind, "step": step, "time": round(time.time(), 3)}
-        record |= {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+        record |= {key: known.get(key) for key in numbers}
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self._logged.add((kind, step))
-        for key, value in numbers.items():
+        for key, value in known.items():
             self._board.add_scalar(f"{kind}/{key}", value, step)
-        self._gauges.show(kind, step, numbers)
+        self._gauges.show(kind, step, known)
 
     def close(self) -> None:
         """Flushes both."""
@@ -54,14 +59,15 @@ class MetricsLog:
         self._board.close()
 
 
-def _number(logged: float | None) -> float:
-    return math.nan if logged is None else logged
+def _known(numbers: Numbers) -> Iterator[tuple[str, float]]:
+    """What was measured and is finite."""
+    return ((key, value) for key, value in numbers.items() if value is not None and math.isfinite(value))
 
 
 class Screen(Protocol):
     """What a person watches."""
 
-    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+    def step(self, step: int, numbers: Numbers) -> None:
         """Shows one finished step."""
         ...
 
@@ -79,10 +85,11 @@ def screen(total: int, done: int) -> Screen:
     return LiveScreen(total, done) if sys.stdout.isatty() else PlainScreen(total, done)
 
 
-def _summary(numbers: Mapping[str, float]) -> str:
-    rate = numbers["reply/trained_tokens"] / numbers["time/step"]
-    objects = numbers.get("reward/obj_iou", math.nan)
-    return f"reward {numbers['reward/mean']:5.2f}  mIoU {objects:.3f}  {rate:6.0f} tok/s"
+def _summary(numbers: Numbers) -> str:
+    known = dict(_known(numbers))
+    rate = known["reply/trained_tokens"] / known["time/step"]
+    objects = known.get("reward/obj_iou", math.nan)
+    return f"reward {known['reward/mean']:5.2f}  mIoU {objects:.3f}  {rate:6.0f} tok/s"
 
 
 class LiveScreen:
@@ -94,7 +101,7 @@ class LiveScreen:
         self._task = self._bar.add_task("train", total=total, completed=done, text="starting")
         self._bar.start()
 
-    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+    def step(self, step: int, numbers: Numbers) -> None:
         """Moves the bar."""
         self._bar.update(self._task, completed=step + 1, text=_summary(numbers))
 
@@ -115,7 +122,7 @@ class PlainScreen:
         self._first = done
         self._started = time.monotonic()
 
-    def step(self, step: int, numbers: Mapping[str, float]) -> None:
+    def step(self, step: int, numbers: Numbers) -> None:
         """Prints the step with the time left, judged by the steps so far."""
         each = (time.monotonic() - self._started) / (step + 1 - self._first)
         left = each * (self._total - step - 1)

@@ -76,7 +76,8 @@ class ValueBatch(PlannedBatch):
 
 @dataclass(frozen=True, slots=True)
 class CriticReport:
-    """What one update of the critic did, over all ranks. Steps that were skipped count in `skipped` alone.
+    """What one update of the critic did, over all ranks. Steps that were skipped count in `skipped` alone, and where
+    none was taken, what they would have measured is None.
 
     loss: mean over the optimiser steps. value_mean: as learned from, during the update. explained_variance: 1 -
     variance of (return - value) / variance of the returns, with the values before the update; 0 where the returns do
@@ -84,19 +85,19 @@ class CriticReport:
     clip_fraction: of trained tokens whose value the clip held. grad_norm: before clipping.
     """
 
-    loss: float
-    value_mean: float
-    return_mean: float
-    explained_variance: float
-    clip_fraction: float
-    grad_norm: float
+    loss: float | None
+    value_mean: float | None
+    return_mean: float | None
+    explained_variance: float | None
+    clip_fraction: float | None
+    grad_norm: float | None
     lr: float
     optimiser_steps: int
     skipped: int
 
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float | None]:
         """Every field by name, for a log."""
-        return {name: float(value) for name, value in asdict(self).items()}
+        return {name: None if value is None else float(value) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,10 @@ class ValueStep:
 def summarise(steps: Sequence[ValueStep], lr: float) -> CriticReport:
     """The report over the optimiser steps of one update; `lr` is that of the last."""
     taken = [step for step in steps if step.taken]
+    if not taken:
+        return CriticReport(*[None] * 6, lr=lr, optimiser_steps=0, skipped=len(steps))
     total = {name: sum(step.sums[name] for step in taken) for name in VALUE_SUMS}
-    n_steps, n_tokens = max(1, len(taken)), max(1.0, total["tokens"])
+    n_steps, n_tokens = len(taken), max(1.0, total["tokens"])
     mean = {name: value / n_tokens for name, value in total.items()}
     spread = mean["return_squared"] - mean["return"] ** 2
     unexplained = mean["residual_squared"] - mean["residual"] ** 2

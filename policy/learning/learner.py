@@ -18,11 +18,12 @@ import torch.distributed as dist
 
 from policy.conversation.model_info import own_template
 from policy.learning.exact_kl import ExactReference
-from policy.learning.objective import SUMS, Objective
+from policy.learning.objective import Objective
 from policy.learning.policy_batch import Plan, TrainingBatch, scatter
-from policy.learning.reports import Limits, StepReport, UpdateReport, reduce_step, summarise
+from policy.learning.reports import StepLimits, StepReport, UpdateReport, reduce_step, summarise
 from policy.learning.scorer import Floats, Scorer
 from policy.learning.steps import NonFiniteError
+from policy.learning.sums import SUMS
 from policy.learning.trained import Trained
 from policy.network.collate import Collator, PixelCache
 from policy.network.forward import PolicyModule
@@ -73,7 +74,7 @@ class PolicyLearner(Trained):
         self._reference = (
             ExactReference(model, learner.sharding, self._device) if self._objective.needs_distributions else None
         )
-        self._limits = Limits(learner.max_kl, learner.max_ratio)
+        self._limits = StepLimits(learner.max_kl, learner.max_ratio)
 
     @staticmethod
     def frozen(model: Model, learner: Learner, *, temperature: float, device: str | None = None) -> Scorer:
@@ -135,15 +136,15 @@ class PolicyLearner(Trained):
         for micro_batch in micro_batches:
             inputs = self._collator.collate(batch.rows(micro_batch), cache).to(self._device)
             reference = None if self._reference is None else self._reference(inputs)
-            found = self.policy(inputs, self._objective.entropy_in_loss, reference)
-            logprobs, entropy, *exact_kl = (scatter(values, inputs) for values in found)
+            outputs = self.policy(inputs, self._objective.entropy_in_loss, reference)
+            logprobs, entropy, *exact_kl = (scatter(values, inputs) for values in outputs)
             targets = batch.targets(micro_batch, proximal, inputs)
-            outcome = self._objective(logprobs, entropy, targets, kl_coefficient, *exact_kl)
-            (outcome.loss * world_size()).backward()
-            sums += outcome.sums
-            largest = torch.maximum(largest, outcome.largest_mismatch)
+            found = self._objective(logprobs, entropy, targets, kl_coefficient, *exact_kl)
+            (found.loss * world_size()).backward()
+            sums += found.sums
+            largest = torch.maximum(largest, found.largest_mismatch)
         step = reduce_step(sums, largest, self._steps.clip()).held_to(self._limits)
-        self._steps.take(step.sums["loss"], step.grad_norm, step.over)
+        self._steps.take(step.sums.loss, step.grad_norm, step.over)
         return step
 
     def local_shards(self) -> dict[str, Array]:

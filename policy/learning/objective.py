@@ -9,7 +9,6 @@ Supervised training is the same with policy loss = -advantage x log-probability 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,24 +20,8 @@ from algorithms.kl import KL_ESTIMATORS
 from algorithms.losses import LOSSES, LossOptions
 from algorithms.mismatch import MismatchOptions, importance_weights
 from algorithms.reductions import aggregate, masked_sum, token_weights
+from policy.learning.sums import SUMS, LossSums, packed
 from schemas.config import Algorithm
-
-# What is added up over micro-batches and ranks. The first two are shares of the loss, the others sums over tokens.
-SUMS: Sequence[str] = (
-    "loss",
-    "policy_loss",
-    "tokens",
-    "kl",
-    "entropy",
-    "ratio",
-    "clip_high",
-    "clip_low",
-    "clip_dual",
-    "mismatch",
-    "mismatch_ratio",
-    "mismatch_kl",
-    "mismatch_limited",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +40,8 @@ class Targets:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """A loss to differentiate, the sums named by SUMS (float64, no gradient), and the largest mismatch of a token."""
+class MeasuredLoss:
+    """A loss to differentiate, its packed LossSums, and the largest mismatch of a token (float64, no gradient)."""
 
     loss: Tensor
     sums: Tensor
@@ -96,7 +79,7 @@ class Objective:
         targets: Targets,
         kl_coefficient: float,
         exact_kl: Tensor | None = None,
-    ) -> Outcome:
+    ) -> MeasuredLoss:
         """The loss of rows whose current log-probabilities and entropies are given, [B, M] both; `exact_kl` too where
         it `needs_distributions`."""
         if self._algorithm is None:
@@ -110,45 +93,40 @@ class Objective:
         kl = exact_kl
         if kl is None and targets.reference is not None:
             kl = KL_ESTIMATORS[self._algorithm.kl.estimator](logprobs, targets.reference)
-        if kl is None:
-            kl = torch.zeros_like(logprobs)
-        elif self._algorithm.kl.place == "loss":
+        if kl is not None and self._algorithm.kl.place == "loss":
             per_token = per_token + kl_coefficient * kl
         if self.entropy_in_loss:
             per_token = per_token + entropy_bonus(entropy, mask, self._algorithm.loss.entropy_coefficient)
         weights = token_weights(self._algorithm.loss.denominator, mask, logprobs.dtype)
         loss = aggregate(per_token, weights, targets.denominator)
-        stats = policy.stats
-        sums = {
-            "loss": loss,
-            "policy_loss": aggregate(policy_loss, weights, targets.denominator),
-            "tokens": stats.tokens,
-            "kl": masked_sum(kl, mask),
-            "entropy": masked_sum(entropy, mask),
-            "ratio": stats.ratio,
-            "clip_high": stats.clip_high,
-            "clip_low": stats.clip_low,
-            "clip_dual": stats.clip_dual,
-            "mismatch": gap.gap,
-            "mismatch_ratio": gap.ratio,
-            "mismatch_kl": gap.k3,
-            "mismatch_limited": gap.limited if self._correct else torch.zeros_like(gap.gap),
-        }
-        return Outcome(loss, _stack(sums), gap.largest_gap.double())
+        stats, zero = policy.stats, torch.zeros_like(loss)
+        sums = LossSums(
+            loss=loss,
+            policy_loss=aggregate(policy_loss, weights, targets.denominator),
+            tokens=stats.tokens,
+            kl=zero if kl is None else masked_sum(kl, mask),
+            kl_tokens=zero if kl is None else stats.tokens,
+            entropy=masked_sum(entropy, mask),
+            ratio=stats.ratio,
+            clip_high=stats.clip_high,
+            clip_low=stats.clip_low,
+            clip_dual=stats.clip_dual,
+            mismatch=gap.gap,
+            mismatch_ratio=gap.ratio,
+            mismatch_kl=gap.k3,
+            mismatch_limited=gap.limited if self._correct else zero,
+        )
+        return MeasuredLoss(loss, packed(sums), gap.largest_gap.double())
 
 
-def _supervised(logprobs: Tensor, entropy: Tensor, targets: Targets) -> Outcome:
+def _supervised(logprobs: Tensor, entropy: Tensor, targets: Targets) -> MeasuredLoss:
     weights = token_weights("token", targets.mask, logprobs.dtype)
     loss = aggregate(-targets.advantages * logprobs, weights, targets.denominator)
     zero = torch.zeros_like(loss)
-    sums = dict.fromkeys(SUMS, zero) | {
+    measured = {
         "loss": loss,
         "policy_loss": loss,
         "tokens": targets.mask.bool().sum(),
         "entropy": masked_sum(entropy, targets.mask),
     }
-    return Outcome(loss, _stack(sums), zero.double())
-
-
-def _stack(sums: dict[str, Tensor]) -> Tensor:
-    return torch.stack([sums[name].detach().double() for name in SUMS])
+    return MeasuredLoss(loss, packed(LossSums(**(dict.fromkeys(SUMS, zero) | measured))), zero.double())

@@ -3,79 +3,74 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 
 import torch.distributed as dist
 from torch import Tensor
 
-from policy.learning.objective import SUMS
+from policy.learning.sums import SUMS, LossSums, Measures
 from policy.state.sharding import sum_over_ranks
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateReport:
-    """What one update did, over all ranks. Losses are means over its optimiser steps, the others over trained tokens.
+    """What one update did, over all ranks.
 
-    kl: to the reference, by the configured estimator; 0 without one. ratio: current to proximal. clip_*: share of
-    tokens held by each bound. mismatch: |sampler - learner| of the log-probabilities before the update; _ratio: learner
-    to sampler; _kl: of the sampler from the learner, by k3; _limited: share of tokens whose weight was cut. grad_norm:
-    before clipping. Skipped steps count in `skipped` alone.
+    `means` are of the steps that were taken: losses per optimiser step, the rest per trained token. Its `kl` counts
+    steps over a limit too, if they are finite: how far the policy has gone is known of them. What was not measured is
+    None: everything where no step was taken, the KL without a reference. grad_norm: before clipping.
     """
 
-    loss: float
-    policy_loss: float
-    kl: float
-    entropy: float
-    ratio: float
-    clip_high: float
-    clip_low: float
-    clip_dual: float
-    mismatch: float
-    mismatch_max: float
-    mismatch_ratio: float
-    mismatch_kl: float
-    mismatch_limited: float
-    grad_norm: float
+    means: Measures[float | None]
+    mismatch_max: float | None
+    grad_norm: float | None
     lr: float
     trained_tokens: int
     optimiser_steps: int
     skipped: int
     skipped_over: int
 
-    def numbers(self) -> dict[str, float]:
+    def numbers(self) -> dict[str, float | None]:
         """Every field by name, for a log."""
-        return {name: float(value) for name, value in asdict(self).items()}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "means"}
+        return {name: None if value is None else float(value) for name, value in (asdict(self.means) | own).items()}
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one optimiser step measured: SUMS over all ranks, the largest mismatch, the gradient's norm."""
+    """What one optimiser step measured: sums over all ranks, the largest mismatch, the gradient's norm."""
 
-    sums: dict[str, float]
+    sums: LossSums[float]
     largest_mismatch: float
     grad_norm: float
     over: str | None = None  # the limit that it exceeds
 
     @property
+    def finite(self) -> bool:
+        """Whether loss and gradient are."""
+        return math.isfinite(self.sums.loss) and math.isfinite(self.grad_norm)
+
+    @property
     def taken(self) -> bool:
         """Whether the step may be taken: the same answer on every rank, as all numbers are over all of them."""
-        return math.isfinite(self.sums["loss"]) and math.isfinite(self.grad_norm) and self.over is None
+        return self.finite and self.over is None
 
-    def held_to(self, limits: Limits) -> StepReport:
+    def held_to(self, limits: StepLimits) -> StepReport:
         """The same, with the limit that it exceeds. A mean that is not finite exceeds it too."""
-        tokens = max(1.0, self.sums["tokens"])
+        means = {"kl": _mean(self.sums.kl, self.sums.kl_tokens), "ratio": _mean(self.sums.ratio, self.sums.tokens)}
         for name, limit in (("kl", limits.kl), ("ratio", limits.ratio)):
-            value = self.sums[name] / tokens
-            if limit is not None and not value <= limit:
+            value = means[name]
+            if limit is not None and value is not None and not value <= limit:
                 return replace(self, over=f"mean {name} {value:.4g} above learner.max_{name}={limit:g}")
         return self
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Means over trained tokens beyond which a step is not taken; None: no limit.
+class StepLimits:
+    """Means over trained tokens beyond which an optimiser step is not taken; None: no limit.
 
-    >>> Limits(kl=1.0).ratio is None
+    >>> StepLimits(kl=1.0).ratio is None
     True
     """
 
@@ -84,35 +79,37 @@ class Limits:
 
 
 def reduce_step(sums: Tensor, largest: Tensor, norm: float) -> StepReport:
-    """Adds the sums of all ranks up and takes the largest mismatch of any; the norm is that of the whole gradient."""
+    """Adds the packed sums of all ranks up and takes the largest mismatch of any; the norm is of the whole gradient."""
     if dist.is_initialized():
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-    return StepReport(sum_over_ranks(SUMS, sums), float(largest), norm)
+    return StepReport(LossSums(**sum_over_ranks(SUMS, sums)), float(largest), norm)
 
 
-def summarise(steps: list[StepReport], lr: float) -> UpdateReport:
+def summarise(steps: Sequence[StepReport], lr: float) -> UpdateReport:
     """The report over the optimiser steps of one update; `lr` is that of the last."""
     taken = [step for step in steps if step.taken]
-    total = {name: sum(step.sums[name] for step in taken) for name in SUMS}
-    n_steps, n_tokens = max(1, len(taken)), max(1.0, total["tokens"])
+    tokens = sum(step.sums.tokens for step in taken)
+    per_token = {
+        field.name: _mean(sum(getattr(step.sums, field.name) for step in taken), tokens) for field in fields(Measures)
+    }
+    per_step = {name: _mean(sum(getattr(step.sums, name) for step in taken), len(taken)) for name in LOSSES}
+    measured = [step.sums for step in steps if step.finite and math.isfinite(step.sums.kl)]
+    kl = _mean(sum(sums.kl for sums in measured), sum(sums.kl_tokens for sums in measured))
     return UpdateReport(
-        loss=total["loss"] / n_steps,
-        policy_loss=total["policy_loss"] / n_steps,
-        kl=total["kl"] / n_tokens,
-        entropy=total["entropy"] / n_tokens,
-        ratio=total["ratio"] / n_tokens,
-        clip_high=total["clip_high"] / n_tokens,
-        clip_low=total["clip_low"] / n_tokens,
-        clip_dual=total["clip_dual"] / n_tokens,
-        mismatch=total["mismatch"] / n_tokens,
-        mismatch_max=max((step.largest_mismatch for step in taken), default=0.0),
-        mismatch_ratio=total["mismatch_ratio"] / n_tokens,
-        mismatch_kl=total["mismatch_kl"] / n_tokens,
-        mismatch_limited=total["mismatch_limited"] / n_tokens,
-        grad_norm=sum(step.grad_norm for step in taken) / n_steps,
+        means=Measures(**(per_token | per_step | {"kl": kl})),
+        mismatch_max=max((step.largest_mismatch for step in taken), default=None),
+        grad_norm=_mean(sum(step.grad_norm for step in taken), len(taken)),
         lr=lr,
-        trained_tokens=int(total["tokens"]),
+        trained_tokens=int(tokens),
         optimiser_steps=len(taken),
         skipped=len(steps) - len(taken),
         skipped_over=sum(step.over is not None for step in steps),
     )
+
+
+LOSSES: Sequence[str] = ("loss", "policy_loss")  # means over optimiser steps
+
+
+def _mean(total: float, count: float) -> float | None:
+    """None where nothing was counted: a mean of nothing is no number, and 0 would be read as one."""
+    return total / count if count else None

@@ -16,6 +16,7 @@ import algorithms.advantages
 from algorithms.adaptive import AdaptiveState
 from orchestrator.batch.assemble import Assembled, assemble
 from orchestrator.batch.lengths import shaped_rewards
+from orchestrator.batch.numbers import batch_numbers
 from schemas import batch
 from schemas.config import Adaptive, Advantage, Algorithm, BatchPlan, Kl, Loss
 from schemas.method import Gae, Overlong
@@ -376,11 +377,13 @@ def test_trajectories_that_were_cut_can_be_left_out_of_the_loss(loss: Loss, expe
     assert (sum(masks["t1"]), sum(masks["t2"])) == (0, 0)
     assert masks["t0"] == [0, 1, 0, 1, 1]
     assert set(out.training.column("denominator").to_pylist()) == {float(expected)}
+    assert batch_numbers(out)["reply/trained_tokens"] == 9
     assert by_id(out)["t0"][1] == -0.5  # the cut ones still count in their group's mean
     assert set(by_id(out)["t1"]) == {0.0}
     kept = assemble([table], [scores([1.0, 2.0, 4.0, 8.0])], None, None, Algorithm(), PLAN, AdaptiveState(), 0.0)
     assert not kept.masked.any()
     assert sum(map(sum, kept.training.column("mask").to_pylist())) == 18
+    assert batch_numbers(kept)["reply/trained_tokens"] == 18
 
 
 def test_a_reward_that_is_not_finite_is_an_error_naming_the_trajectory() -> None:

@@ -1,11 +1,14 @@
 """A run's position: what a checkpoint brings back is what was there."""
 
+import math
 from typing import Any
 
 import pytest
 
 from algorithms.adaptive import AdaptiveState
 from orchestrator.batch.progress import Position, Progress, total_steps
+from policy.learning.reports import StepLimits, StepReport, summarise
+from policy.learning.sums import SUMS, LossSums
 from schemas.config import TrainConfig
 from schemas.task import NEGATIVE, Task
 
@@ -77,11 +80,36 @@ def test_while_the_critic_learns_alone_the_policy_takes_no_step_and_its_coeffici
     progress = Progress(config(**ppo), TASKS, Position())
     steps = []
     for _ in progress.steps():
-        steps.append((progress.plan.optimiser_steps, progress.kl.coef))
-        progress.advance(AdaptiveState(), measured_kl=0.3)
+        taken = progress.plan.optimiser_steps
+        steps.append((taken, progress.kl.coef))
+        progress.advance(AdaptiveState(), summarise([measured(0.3)] * taken, lr=0.1).means.kl)
     moved = [0.05 * 1.0048**n for n in range(3)]
     assert [n for n, _ in steps] == [0, 0, 1, 1, 1]
     assert [c for _, c in steps] == pytest.approx([0.05, 0.05, *moved])
+
+
+def measured(kl: float, norm: float = 1.0) -> StepReport:
+    """An optimiser step of 100 tokens with this mean KL, of learner.max_kl=1."""
+    sums = dict.fromkeys(SUMS, 0.0) | {"tokens": 100.0, "kl_tokens": 100.0, "kl": 100 * kl}
+    return StepReport(LossSums(**sums), largest_mismatch=0.0, grad_norm=norm).held_to(StepLimits(kl=1.0))
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ([measured(5.0)], 0.05 * 1.0512),  # over the limit and not taken, but measured: 0.0526
+        ([measured(5.0), measured(5.0, math.nan)], 0.05 * 1.0512),
+        ([measured(0.05), measured(0.25)], 0.05 * 1.0512),  # 0.15 on average: 50 % above the target, held at 20 %
+        ([measured(0.05)], 0.05 * 0.9488),
+        ([measured(5.0, math.nan)], 0.05),  # nothing is known of it
+        ([], 0.05),
+    ],
+)
+def test_a_step_that_was_skipped_moves_the_coefficient_the_right_way(steps: list[StepReport], expected: float) -> None:
+    """32 tasks x 8 samples against a horizon of 1000: up to 20 % x 0.256."""
+    progress = Progress(config(algorithm=ADAPTIVE_KL, rollout={}), TASKS, Position())
+    progress.advance(AdaptiveState(), summarise(steps, lr=0.1).means.kl)
+    assert progress.kl.coef == pytest.approx(expected)
 
 
 def test_without_a_reference_the_coefficient_stays_unset() -> None:

@@ -11,8 +11,9 @@ from transformers import AutoModelForImageTextToText
 
 from policy.learning import policy_batch as training_batch
 from policy.learning.learner import NonFiniteError, PolicyLearner
-from policy.learning.reports import Limits, StepReport
+from policy.learning.reports import StepLimits, StepReport, summarise
 from policy.learning.scorer import Scorer
+from policy.learning.sums import SUMS, LossSums
 from policy.network.collate import PixelCache, rows_of
 from policy.network.vision import take_single_frames
 from policy.tiny.model import build_tiny
@@ -97,7 +98,7 @@ def test_supervised_gradient_is_that_of_cross_entropy(tiny):
     loss = total / sum(row.n_targets for row in rows_of(table))
     loss.backward()
     expected = {f"model.{name}": p.grad for name, p in stock.named_parameters() if p.grad is not None}
-    assert report.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert report.means.loss == pytest.approx(loss.item(), rel=1e-5)
     assert_same_gradients(found, expected)
 
 
@@ -105,7 +106,7 @@ def test_supervised_training_lowers_the_loss(tiny):
     table, images = make_batch(tiny)
     table = replace(table, advantages=[[float(x) for x in mask] for mask in table["mask"].to_pylist()])
     learner = learner_of(tiny, optimiser=Optimiser(lr=3e-3))
-    losses = [learner.update(split(table, 1, 3), [images], 0.0).loss for _ in range(12)]
+    losses = [learner.update(split(table, 1, 3), [images], 0.0).means.loss for _ in range(12)]
     assert losses[-1] < 0.5 * losses[0]
     assert losses[0] == pytest.approx(math.log(learner.policy._forbidden.numel()), rel=0.3)
 
@@ -134,10 +135,10 @@ def test_mismatch_is_zero_against_its_own_log_probabilities(tiny):
     table = replace(table, behaviour_logprobs=own, reference_logprobs=own)
     report = learner.update(table, [images], KL)
     assert report.mismatch_max < 1e-5
-    assert report.kl == pytest.approx(0, abs=1e-9)
-    assert report.ratio == pytest.approx(1)
+    assert report.means.kl == pytest.approx(0, abs=1e-9)
+    assert report.means.ratio == pytest.approx(1)
     shifted = replace(table, behaviour_logprobs=[[x - 0.25 * (x != 0) for x in row] for row in own])
-    assert learner_of(tiny, Algorithm()).update(shifted, [images], 0.0).mismatch == pytest.approx(0.25, abs=1e-4)
+    assert learner_of(tiny, Algorithm()).update(shifted, [images], 0.0).means.mismatch == pytest.approx(0.25, abs=1e-4)
 
 
 def test_with_several_steps_the_ratio_is_to_the_policy_before_the_first(tiny, monkeypatch):
@@ -158,7 +159,7 @@ def test_with_several_steps_the_ratio_is_to_the_policy_before_the_first(tiny, mo
     flat = torch.cat([targets.proximal[targets.mask.bool()] for targets in seen[2:]])
     expected = np.concatenate([v[v != 0] for v in before])
     torch.testing.assert_close(flat, torch.from_numpy(expected), atol=1e-5, rtol=0)
-    assert report.ratio != 1
+    assert report.means.ratio != 1
 
 
 def parameters(learner):
@@ -175,7 +176,8 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_finally_fatal(tiny, po
     before = parameters(learner)
     report = learner.update(split(poisoned, 1, 2), [images], 0.0)
     assert (report.skipped, report.optimiser_steps) == (1, 0)
-    assert all(math.isfinite(value) for value in report.numbers().values())
+    counted = {name for name, value in report.numbers().items() if value is not None}
+    assert counted == {"lr", "trained_tokens", "optimiser_steps", "skipped", "skipped_over"}
     assert all(torch.equal(p, before[name]) for name, p in parameters(learner).items())
     assert learner.update(table, [images], 0.0).skipped == 0  # a good step resets the count
     learner.update(poisoned, [images], 0.0)
@@ -193,6 +195,8 @@ def test_a_step_over_a_limit_is_skipped_counted_and_finally_fatal(tiny):
     before = parameters(learner)
     report = learner.update(far, [images], KL)
     assert (report.skipped, report.skipped_over, report.optimiser_steps) == (1, 1, 0)
+    assert report.means.kl == pytest.approx(math.exp(-3) + 3 - 1, abs=1e-3), "how far it has gone was measured"
+    assert report.numbers()["loss"] is report.numbers()["entropy"] is report.mismatch_max is report.grad_norm is None
     assert all(torch.equal(p, before[name]) for name, p in parameters(learner).items())
     with pytest.raises(NonFiniteError, match=r"last mean kl 2\.\d+ above learner\.max_kl=2"):
         learner.update(far, [images], KL)
@@ -200,14 +204,50 @@ def test_a_step_over_a_limit_is_skipped_counted_and_finally_fatal(tiny):
     assert learner.update(near, [images], KL).skipped == 0
 
 
+def step_of(*, norm=1.0, **sums):
+    """An optimiser step of 10 trained tokens, all with a reference."""
+    known = dict.fromkeys(SUMS, 0.0) | {"loss": 0.1, "tokens": 10.0, "kl_tokens": 10.0} | sums
+    return StepReport(LossSums(**known), largest_mismatch=0.25, grad_norm=norm)
+
+
 def test_limits_are_held_against_means_over_tokens():
-    step = StepReport({"loss": 0.1, "tokens": 10.0, "kl": 5.0, "ratio": 40.0}, 0.0, 1.0)
-    assert step.held_to(Limits()).taken
-    assert step.held_to(Limits(kl=0.5, ratio=4.0)).taken
-    assert step.held_to(Limits(kl=0.49)).over == "mean kl 0.5 above learner.max_kl=0.49"
-    assert step.held_to(Limits(kl=1.0, ratio=3.9)).over == "mean ratio 4 above learner.max_ratio=3.9"
-    lost = StepReport({"loss": 0.1, "tokens": 10.0, "kl": math.nan, "ratio": 1.0}, 0.0, 1.0)
-    assert not lost.held_to(Limits(kl=1.0)).taken
+    step = step_of(kl=5.0, ratio=40.0)
+    assert step.held_to(StepLimits()).taken
+    assert step.held_to(StepLimits(kl=0.5, ratio=4.0)).taken
+    assert step.held_to(StepLimits(kl=0.49)).over == "mean kl 0.5 above learner.max_kl=0.49"
+    assert step.held_to(StepLimits(kl=1.0, ratio=3.9)).over == "mean ratio 4 above learner.max_ratio=3.9"
+    assert not step_of(kl=math.nan, ratio=1.0).held_to(StepLimits(kl=1.0)).taken
+
+
+def test_the_report_is_of_taken_steps_and_its_kl_of_all_that_are_finite():
+    """Two steps of 10 tokens taken, one of 20 over the limit, one whose gradient is not finite."""
+    limits = StepLimits(kl=1.0)
+    steps = [
+        step_of(loss=0.1, kl=2.0, entropy=4.0),
+        step_of(loss=0.5, kl=4.0, entropy=6.0, norm=3.0),
+        step_of(loss=9.0, kl=100.0, entropy=80.0, tokens=20.0, kl_tokens=20.0),
+        step_of(kl=7.0, norm=math.inf),
+    ]
+    report = summarise([step.held_to(limits) for step in steps], lr=0.5)
+    assert (report.optimiser_steps, report.skipped, report.skipped_over, report.trained_tokens) == (2, 2, 1, 20)
+    assert report.means.loss == pytest.approx(0.3)
+    assert report.means.entropy == pytest.approx(10 / 20)
+    assert report.means.kl == pytest.approx(106 / 40)
+    assert (report.grad_norm, report.mismatch_max, report.lr) == (2.0, 0.25, 0.5)
+
+
+@pytest.mark.parametrize("kl", [math.nan, math.inf])
+def test_a_kl_that_is_not_finite_is_not_measured(kl):
+    report = summarise([step_of(kl=kl).held_to(StepLimits(kl=1.0)), step_of(kl=3.0, norm=math.nan)], lr=0.1)
+    assert report.means.kl is None
+    assert report.skipped == 2
+    assert summarise([step_of(kl=kl), step_of(kl=3.0)], lr=0.1).means.kl == pytest.approx(0.3)
+
+
+def test_an_update_that_trains_no_token_has_a_loss_and_no_means_over_tokens():
+    report = summarise([step_of(loss=0.0, tokens=0.0, kl_tokens=0.0)], lr=0.1)
+    assert report.means.loss == 0
+    assert report.means.entropy is report.means.kl is None
 
 
 def test_a_batch_kept_for_inspection_reads_back(tiny, tmp_path):
@@ -260,7 +300,7 @@ def test_a_coefficient_without_a_reference_is_refused(tiny):
     learner = learner_of(tiny, Algorithm())
     with pytest.raises(ValueError, match=r"rows without reference_logprobs"):
         learner.update(nothing, [images], 0.1)
-    assert learner.update(nothing, [images], 0.0).kl == 0
+    assert learner.update(nothing, [images], 0.0).means.kl is None
 
 
 def test_rows_of_a_step_are_counted_together(tiny):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from policy.learning.objective import SUMS, Objective, Targets
+from policy.learning.objective import Objective, Targets
+from policy.learning.sums import SUMS
 from schemas.config import Algorithm, Kl, Loss, Mismatch
 
 MASK = torch.tensor([[1.0, 1.0], [1.0, 0.0]])
@@ -34,7 +35,7 @@ def test_on_policy_the_gradient_is_that_of_reinforce():
     assert sums["tokens"] == 3
     assert sums["ratio"] == pytest.approx(3)
     assert sums["entropy"] == pytest.approx(0.6)
-    assert sums["mismatch"] == sums["kl"] == 0
+    assert sums["mismatch"] == sums["kl"] == sums["kl_tokens"] == 0
 
 
 def test_supervised_training_is_weighted_cross_entropy():
@@ -59,6 +60,7 @@ def test_the_reference_term_by_hand():
     outcome, sums, grad = run(algorithm, 0.2, reference=reference)
     kl = math.exp(0.5) - 1.5
     assert sums["kl"] == pytest.approx(kl)
+    assert sums["kl_tokens"] == 3
     assert outcome.loss.item() == pytest.approx(-1.0 + 0.2 * kl / 3)
     # d k3 / d logprob = 1 - e^(reference - logprob)
     assert grad[0, 0].item() == pytest.approx(-2 / 3 + 0.2 * (1 - math.exp(0.5)) / 3)
