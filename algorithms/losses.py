@@ -49,7 +49,7 @@ class LossOptions:
 class LossStats:
     """Sums over trained tokens, without gradient; add them over micro-batches and ranks, then take `means`.
 
-    clip_high: A > 0 held at the upper bound. clip_low: A < 0 held at the lower. clip_dual: A < 0 held by the dual clip.
+    clip_high, clip_low, clip_dual: tokens held by each bound of the loss; 0 for a bound that it does not have.
     k1, k3: estimates of KL(proximal || policy) from the log ratio. ratio: the importance ratio itself.
 
     >>> two = LossStats(*(torch.tensor(v) for v in (2.0, 1.0, 0.0, 0.0, 0.2, 0.1, 2.1)))
@@ -95,18 +95,52 @@ def _ratio(log_ratio: Tensor) -> Tensor:
     return log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
 
 
-def _result(
-    per_token: Tensor, token_log_ratio: Tensor, ratio: Tensor, advantages: Tensor, mask: Tensor, options: LossOptions
-) -> PolicyLoss:
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Which tokens each bound holds, [B, T] booleans."""
+
+    high: Tensor
+    low: Tensor
+    dual: Tensor
+
+
+def _held_by_surrogate(ratio: Tensor, advantages: Tensor, options: LossOptions) -> _Held:
+    """PPO's bounds, each of one sign: what would go on in the direction of its advantage is held, what returns is not.
+
+    The dual clip bounds how much a token of A < 0 can weigh.
+    """
+    dual = float("inf") if options.clip_dual is None else options.clip_dual
+    positive, negative = advantages > 0, advantages < 0
+    return _Held(
+        high=positive & (ratio > 1 + options.clip_high),
+        low=negative & (ratio < 1 - options.clip_low),
+        dual=negative & (ratio > dual),
+    )
+
+
+def _held_by_weight(ratio: Tensor, advantages: Tensor, options: LossOptions) -> _Held:
+    """CISPO's weight: clipped on both sides whatever the sign of A. Where A is 0 it weighs nothing."""
+    matters = advantages != 0
+    return _Held(
+        high=matters & (ratio > 1 + options.clip_high),
+        low=matters & (ratio < 1 - options.clip_low),
+        dual=torch.zeros_like(matters),
+    )
+
+
+def _held_by_none(ratio: Tensor) -> _Held:
+    nothing = torch.zeros_like(ratio, dtype=torch.bool)
+    return _Held(nothing, nothing, nothing)
+
+
+def _result(per_token: Tensor, token_log_ratio: Tensor, ratio: Tensor, held: _Held, mask: Tensor) -> PolicyLoss:
     with torch.no_grad():
-        positive, negative = advantages > 0, advantages < 0
-        dual = float("inf") if options.clip_dual is None else options.clip_dual
         d = token_log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
         stats = LossStats(
             tokens=mask.bool().sum(),
-            clip_high=masked_sum((positive & (ratio > 1 + options.clip_high)).to(ratio.dtype), mask),
-            clip_low=masked_sum((negative & (ratio < 1 - options.clip_low)).to(ratio.dtype), mask),
-            clip_dual=masked_sum((negative & (ratio > dual)).to(ratio.dtype), mask),
+            clip_high=masked_sum(held.high.to(ratio.dtype), mask),
+            clip_low=masked_sum(held.low.to(ratio.dtype), mask),
+            clip_dual=masked_sum(held.dual.to(ratio.dtype), mask),
             k1=masked_sum(-d, mask),
             k3=masked_sum(d.exp() - 1 - d, mask),
             ratio=masked_sum(ratio, mask),
@@ -131,7 +165,7 @@ def ppo_clip(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tenso
     advantages = zero_unmasked(advantages, mask)
     log_ratio = _log_ratio(logprobs, proximal, mask)
     loss, ratio = _clipped_surrogate(log_ratio, advantages, options)
-    return _result(loss, log_ratio, ratio, advantages, mask, options)
+    return _result(loss, log_ratio, ratio, _held_by_surrogate(ratio, advantages, options), mask)
 
 
 def _sequence_log_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
@@ -146,7 +180,7 @@ def gspo(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, o
     advantages = zero_unmasked(advantages, mask)
     log_ratio = _log_ratio(logprobs, proximal, mask)
     loss, ratio = _clipped_surrogate(_sequence_log_ratio(log_ratio, mask), advantages, options)
-    return _result(loss, log_ratio, ratio, advantages, mask, options)
+    return _result(loss, log_ratio, ratio, _held_by_surrogate(ratio, advantages, options), mask)
 
 
 def gspo_token(
@@ -157,7 +191,7 @@ def gspo_token(
     log_ratio = _log_ratio(logprobs, proximal, mask)
     per_token = _sequence_log_ratio(log_ratio, mask).detach() + log_ratio - log_ratio.detach()
     loss, ratio = _clipped_surrogate(per_token, advantages, options)
-    return _result(loss, log_ratio, ratio, advantages, mask, options)
+    return _result(loss, log_ratio, ratio, _held_by_surrogate(ratio, advantages, options), mask)
 
 
 def cispo(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, options: LossOptions) -> PolicyLoss:
@@ -169,21 +203,22 @@ def cispo(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, 
     log_ratio = _log_ratio(logprobs, proximal, mask)
     weight = log_ratio.detach().clamp(log1p(-options.clip_low), log1p(options.clip_high)).exp()
     loss = -advantages * weight * zero_unmasked(logprobs, mask)
-    return _result(loss, log_ratio, _ratio(log_ratio), advantages, mask, options)
+    ratio = _ratio(log_ratio)
+    return _result(loss, log_ratio, ratio, _held_by_weight(ratio, advantages, options), mask)
 
 
 def sapo(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, options: LossOptions) -> PolicyLoss:
     """A smooth gate in place of the clip: -A (4 / tau) sigmoid(tau (r - 1)) (SAPO, arXiv 2511.20347).
 
     tau is `tau_positive` where A >= 0 and `tau_negative` where A < 0. At r = 1 its gradient is that of -A r. No clip
-    bound is read (the clip statistics still count tokens beyond them).
+    bound is read, and no token is counted as held by one.
     """
     advantages = zero_unmasked(advantages, mask)
     log_ratio = _log_ratio(logprobs, proximal, mask)
     ratio = _ratio(log_ratio)
     tau = torch.full_like(ratio, options.tau_positive).masked_fill(advantages < 0, options.tau_negative)
     loss = -advantages * (4.0 / tau) * torch.sigmoid(tau * (ratio - 1.0))
-    return _result(loss, log_ratio, ratio, advantages, mask, options)
+    return _result(loss, log_ratio, ratio, _held_by_none(ratio), mask)
 
 
 PolicyLossFunction = Callable[[Tensor, Tensor, Tensor, Tensor, LossOptions], PolicyLoss]

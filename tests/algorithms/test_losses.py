@@ -39,6 +39,25 @@ def test_ppo_clip_by_hand() -> None:
     assert means["k3"] == pytest.approx(sum(r - 1 - math.log(r) for r in ratios) / 7)
 
 
+def test_cispo_counts_a_weight_at_either_bound_whatever_the_advantage_s_sign() -> None:
+    """Its weight is clipped on both sides for both signs; where the advantage is 0 there is nothing to hold."""
+    ratios = [1.1, 1.5, 0.5, 1.1, 1.5, 0.5, 4.0, 1.5, 0.5]
+    advantages = tensors([2.0, 2.0, 2.0, -2.0, -2.0, -2.0, -2.0, 0.0, 0.0])
+    now = tensors([math.log(r) for r in ratios])
+    loss = LOSSES["cispo"](now, torch.zeros_like(now), advantages, torch.ones(1, 9), OPTIONS)
+    weights = [1.1, 1.3, 0.8, 1.1, 1.3, 0.8, 1.3, 1.3, 0.8]
+    products = zip(advantages[0].tolist(), weights, now[0].tolist(), strict=True)
+    assert loss.per_token[0].tolist() == pytest.approx([-a * w * x for a, w, x in products], rel=1e-12)
+    stats = loss.stats
+    assert [float(x) for x in (stats.clip_high, stats.clip_low, stats.clip_dual)] == [3, 2, 0]
+
+
+def test_sapo_has_no_bound_that_could_hold_a_token() -> None:
+    now = tensors([math.log(r) for r in (1.5, 0.5, 4.0)])
+    stats = LOSSES["sapo"](now, torch.zeros_like(now), tensors([2.0, -2.0, -2.0]), torch.ones(1, 3), OPTIONS).stats
+    assert [float(x) for x in (stats.clip_high, stats.clip_low, stats.clip_dual)] == [0, 0, 0]
+
+
 def test_gradient_vanishes_exactly_where_a_bound_holds() -> None:
     now = tensors([math.log(r) for r in (1.1, 1.5, 0.5, 0.5, 1.5, 4.0)]).requires_grad_()
     advantages = tensors([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])
