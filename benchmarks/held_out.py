@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import psutil
 
+from files.crash_safe import write_json
 from orchestrator.batch.tasks import read_split
 from orchestrator.evaluation.evaluate import evaluate, frame_of
 from orchestrator.roles.cluster import Players, connect, recoveries_of
 from pointing.metrics import measure
-from policy.state.crash_safe_files import write_json
 from schemas.config import Sampling, TrainConfig, Validation
 from schemas.config_file import load
 

@@ -23,8 +23,8 @@ from held_out import QUICKSTART, ROOT, SETTINGS, ByTask, cpu_seconds_of, once, p
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from files.crash_safe import write_text
 from orchestrator.run_folder.folder import versions
-from policy.state.crash_safe_files import write_text
 from schemas.config import TrainConfig
 from schemas.config_file import load
 

@@ -10,6 +10,7 @@ from schemas.config import Model
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
+    "files",
     "schemas",
     "pointing",
     "algorithms",

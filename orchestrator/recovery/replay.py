@@ -18,8 +18,8 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from files.crash_safe import explain
 from policy.state.checkpoint import CheckpointError
-from policy.state.crash_safe_files import explain
 from schemas.config import OnError
 
 

@@ -25,10 +25,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from files.crash_safe import restore_folders, write_json, write_text
 from orchestrator.run_folder.resumable_settings import compare
 from orchestrator.run_folder.set_aside import METRICS
 from policy.state.checkpoint import CheckpointError, is_complete, read_extra
-from policy.state.crash_safe_files import restore_folders, write_json, write_text
 from schemas.config import Run
 from schemas.config_file import read_yaml, to_yaml
 

@@ -21,9 +21,9 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
+from files.crash_safe import is_sealed, replace_folder, sealed
 from orchestrator.run_folder.folder import RunExistsError, RunFolder, critic_of
 from policy.state.checkpoint import CheckpointError, verify
-from policy.state.crash_safe_files import is_sealed, replace_folder, sealed
 from schemas.config import Checkpoint, Run
 from schemas.config_file import SettingError
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from policy.state.crash_safe_files import write_text
+from files.crash_safe import write_text
 
 METRICS = "metrics.jsonl"
 _FOLDERS = ("samples", "pictures")  # one file for each validation

@@ -27,8 +27,7 @@ from torch.distributed.checkpoint import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from policy.network.forward import Backbone
-from policy.state.crash_safe_files import (
+from files.crash_safe import (
     Digest,
     damage,
     explain,
@@ -39,6 +38,7 @@ from policy.state.crash_safe_files import (
     sealed,
     write_json,
 )
+from policy.network.forward import Backbone
 from policy.state.safe_state import own_files, read_state, write_state
 from policy.state.sharding import rank
 

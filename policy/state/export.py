@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
+from files.crash_safe import replace_folder, write_json, write_text
 from policy.network.forward import PolicyModule
 from policy.network.load import base_model
-from policy.state.crash_safe_files import replace_folder, write_json, write_text
 from policy.state.sharding import full_weights, rank
 from schemas.config import Model
 

@@ -91,7 +91,7 @@ def test_a_job_spreads_its_roles_and_gives_the_numbers_of_one_machine(
     actors = cluster.actors()
     where = {role: {a["node_id"] for a in actors if a["class_name"] == name} for role, name in ACTORS.items()}
     assert where == {role: {cluster.nodes[role]} for role in ACTORS}
-    packages = {"schemas", "pointing", "algorithms", "policy", "actors", "services", "orchestrator"}
+    packages = {"files", "schemas", "pointing", "algorithms", "policy", "actors", "services", "orchestrator"}
     assert packages | {"configs", "models"} <= cluster.uploaded()
     assert not {".venv", ".git", "runs", "data", "tests", "docs"} & cluster.uploaded()
     # The run's application is gone and Serve is left: what its proxy says of that is ours.

@@ -28,7 +28,8 @@ def test_only_what_a_job_needs_is_uploaded(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "package.zip") as package:
         names = [name for name in package.namelist() if not name.endswith("/")]
     assert (tmp_path / "package.zip").stat().st_size < 4_000_000
-    packages = {"schemas", "pointing", "algorithms", "policy", "actors", "services", "orchestrator", "migration"}
+    packages = {"files", "schemas", "pointing", "algorithms", "policy", "actors", "services"}
+    packages |= {"orchestrator", "migration"}
     folders = {name.split("/")[0] for name in names if "/" in name}
     assert folders == packages | {"configs", "models"}
     for package in packages:  # every module, and nothing that is not one

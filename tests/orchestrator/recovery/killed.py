@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
+from files.crash_safe import restore_folders
 from orchestrator.run_folder.checkpoints import Checkpoints, continue_from
 from orchestrator.run_folder.folder import RunFolder
 from orchestrator.run_folder.mirror import NoMirror
 from policy.state.checkpoint import CheckpointError, Saver, load, read_extra
-from policy.state.crash_safe_files import restore_folders
 from schemas.config import Checkpoint, Run
 
 

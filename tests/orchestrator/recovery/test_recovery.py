@@ -17,6 +17,7 @@ import ray
 
 from actors.group import ActorGroup, GroupError, Limits, Share
 from actors.player import Order, group_name
+from files.crash_safe import sealed
 from orchestrator.recovery.durable_group import DurableGroup
 from orchestrator.recovery.recoveries import Recoveries, RecoveryLimitError
 from orchestrator.recovery.replay import Journal, write_tables
@@ -24,7 +25,6 @@ from orchestrator.roles.local_ray import start_local
 from orchestrator.roles.rollout import RolloutRole
 from orchestrator.run_folder.folder import RunFolder
 from policy.state.checkpoint import CheckpointError
-from policy.state.crash_safe_files import sealed
 from schemas.config import Sampling
 from schemas.placement import Place
 from schemas.task import NEGATIVE, Task

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from files.crash_safe import sealed
 from orchestrator.run_folder.checkpoints import Checkpoints, continue_from
 from orchestrator.run_folder.folder import PAIR, RunExistsError, RunFolder, critic_of
 from orchestrator.run_folder.mirror import Mirror, bring_back
 from policy.state.checkpoint import CheckpointError, load, read_extra, save
-from policy.state.crash_safe_files import sealed
 from schemas.config import Checkpoint, Run
 from schemas.config_file import ConfigError
 

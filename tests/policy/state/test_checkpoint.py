@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
+from files.crash_safe import Digest, sealed
 from policy.state import checkpoint
 from policy.state.checkpoint import CheckpointError, is_complete, read_extra, verify
-from policy.state.crash_safe_files import Digest, sealed
 from schemas.config import Lora
 from tests.policy.batches import learner_of
 
