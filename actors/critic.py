@@ -20,7 +20,7 @@ class CriticActor(RankActor):
     def start(self, host: str, port: int, checkpoint: str | None) -> None:
         """Joins the process group and builds the model, from a checkpoint if given."""
         config = self._config
-        self.join(host, port, gpus=config.resources.gpus_per_critic)
+        self.join(host, port, gpus=config.resources.critic.gpus)
         assert config.critic is not None
         self._learner = CriticLearner(config.model, config.critic, total_steps=self._total_steps, seed=config.run.seed)
         if checkpoint:

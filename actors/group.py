@@ -1,8 +1,8 @@
 """Placement and calls of a group of equal actors: the only place that creates actors of a role.
 
-    ActorGroup.spawn(role, cls, count) -> one placement group, `count` actors
-    group.call("method", ...)          -> every actor, bounded in time, fails on the first error
-    group.restart(ranks)               -> new actors in the places of those that died
+    ActorGroup.spawn(role, cls, processes) -> one placement group, as many actors
+    group.call("method", ...)              -> every actor, bounded in time, fails on the first error
+    group.restart(ranks)                   -> new actors in the places of those that died
 
 What is waited for is bounded three times: an actor that dies or raises ends the wait at once, one that gives no sign of
 life ends it after `silence_s`, and a live one that does not finish after the call's own limit.
@@ -21,8 +21,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors import health
-from schemas.config import Resources
-from schemas.placement import Place
+from schemas.config import Role, SftResources
 
 TICK_S = 1.0  # signs of life are looked at this often while waiting
 Fault = Literal["died", "silent", "late", "raised"]
@@ -43,30 +42,22 @@ class GroupError(RuntimeError):
         self.cause: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """What Ray reserves for one actor, and the threads it may use.
+def environment(gpus: float, threads: int) -> dict[str, str]:
+    """Variables of an actor's process. Spinning threads on shared cores cost a factor of 2 to 4: they wait.
 
-    >>> Share(cpus=1.0, gpus=0.0, threads=1).environment()["OMP_NUM_THREADS"]
-    '1'
+    >>> environment(gpus=0, threads=2)["OMP_NUM_THREADS"]
+    '2'
     """
-
-    cpus: float
-    gpus: float
-    threads: int
-
-    def environment(self) -> dict[str, str]:
-        """Variables of the actor's process. Spinning threads on shared cores cost a factor of 2 to 4: they wait."""
-        variables = {
-            "OMP_NUM_THREADS": str(self.threads),
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_OFFLINE": "1",
-        }
-        if self.gpus == 0:
-            # No compiler is needed where nothing is compiled; GPUs keep their compiled kernels.
-            variables |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-        return variables
+    variables = {
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    if gpus == 0:
+        # No compiler is needed where nothing is compiled; GPUs keep their compiled kernels.
+        variables |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    return variables
 
 
 def node_by_node(node_of: Mapping[int, str]) -> list[int]:
@@ -94,13 +85,13 @@ class Limits:
     silence_s: float
 
     @classmethod
-    def of(cls, resources: Resources) -> Limits:
+    def of(cls, resources: SftResources) -> Limits:
         """As configured."""
         return cls(resources.start_timeout_s, resources.call_timeout_s, resources.silence_timeout_s)
 
 
 class ActorGroup:
-    """`count` actors of one class in one placement group."""
+    """Equal actors of one class in one placement group."""
 
     def __init__(self, role: str, start: Callable[[int], Any], placement: PlacementGroup, limits: Limits) -> None:
         """`start(rank)` makes the actor of a rank in its place."""
@@ -116,19 +107,19 @@ class ActorGroup:
         cls,
         role: str,
         actor_class: type,
-        count: int,
-        share: Share,
+        processes: Role,
+        threads: int,
         *,
-        place: Place,
         arguments: Callable[[int], tuple[Any, ...]],
         limits: Limits,
     ) -> ActorGroup:
-        """Reserves room and starts the actors; `arguments(rank)` are their constructor's.
+        """Reserves room for a role's processes and starts them; `arguments(rank)` are their constructor's.
 
         Returns without waiting for constructors: call a method to know that they ran. Raises GroupError when the
         cluster cannot make room in time.
         """
-        bundle = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+        count, place = processes.count, processes.place
+        bundle = {"CPU": processes.cpus} | ({"GPU": processes.gpus} if processes.gpus else {})
         placement = placement_group(
             [bundle] * count,
             strategy=place.strategy,
@@ -145,12 +136,12 @@ class ActorGroup:
 
         def start(rank: int) -> Any:
             return remote.options(
-                num_cpus=share.cpus,
-                num_gpus=share.gpus,
+                num_cpus=processes.cpus,
+                num_gpus=processes.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement, placement_group_bundle_index=bundles[rank]
                 ),
-                runtime_env={"env_vars": share.environment()},
+                runtime_env={"env_vars": environment(processes.gpus, threads)},
             ).remote(*arguments(rank))
 
         return cls(role, start, placement, limits)

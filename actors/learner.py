@@ -24,7 +24,7 @@ class LearnerActor(RankActor):
 
     def start(self, host: str, port: int, checkpoint: str | None) -> dict[str, Any]:
         """Joins the process group and builds the model; returns the extra state of the checkpoint, {} without one."""
-        self.join(host, port, gpus=self._config.resources.gpus_per_learner)
+        self.join(host, port, gpus=self._config.resources.learner.gpus)
         self._learner = PolicyLearner(
             self._config.model,
             self._config.learner,

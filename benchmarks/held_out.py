@@ -25,7 +25,7 @@ from orchestrator.evaluation.evaluate import evaluate, frame_of
 from orchestrator.roles.cluster import Players, connect, recoveries_of
 from pointing.metrics import measure
 from schemas.config import Sampling, TrainConfig, Validation
-from schemas.config_file import load
+from schemas.config.file import load
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"

@@ -21,7 +21,7 @@ from held_out import QUICKSTART, ROOT, SETTINGS, ByTask, compare, cpu_seconds_of
 
 from orchestrator.run_folder.folder import versions
 from schemas.config import TrainConfig
-from schemas.config_file import load
+from schemas.config.file import load
 
 RESULTS = ROOT / "benchmarks" / "results" / "learning"
 CONTROL = "configs/tiny_sft.yaml"

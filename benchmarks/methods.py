@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from files.crash_safe import write_text
 from orchestrator.run_folder.folder import versions
 from schemas.config import TrainConfig
-from schemas.config_file import load
+from schemas.config.file import load
 
 RESULTS = ROOT / "benchmarks" / "results" / "methods"
 PAGE = ROOT / "docs" / "comparison.md"
@@ -68,7 +68,7 @@ METHODS = {
         Method(
             "ppo",
             "PPO: GAE with the critic of `configs/ppo.yaml`, the KL in the loss as in the others",
-            ("algorithm.advantage=gae", "algorithm.adaptive=null", f"critic={CRITIC}", "resources.critic_ranks=2"),
+            ("algorithm.advantage=gae", "algorithm.adaptive=null", f"critic={CRITIC}", "resources.critic.count=2"),
         ),
     )
 }

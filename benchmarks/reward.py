@@ -32,8 +32,8 @@ from pointing import rewards
 from pointing.coordinates import Frame, Size
 from pointing.prompts import transcript
 from schemas.batch import ROLLOUT
+from schemas.config.service import ServiceOptions
 from schemas.scoring import FrameSpec, ScoreItem, ScoreRequest
-from schemas.service import ServiceOptions
 from schemas.task import GroundTruth, RaySegment
 from services.reward.scoring import BuiltIn, score_table
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from orchestrator.run_folder.folder import versions
 from orchestrator.train_run import run_training
 from schemas.config import TrainConfig
-from schemas.config_file import load
+from schemas.config.file import load
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("rollout", "wait", "update", "publish", "other")

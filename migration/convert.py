@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from migration.rules import PublishedError
 from migration.table import KNOBS, Knob
 from schemas.config import TrainConfig
-from schemas.config_file import ConfigError, Origins, merge, to_yaml
+from schemas.config.file import ConfigError, Origins, merge, to_yaml
 
 
 @dataclass(frozen=True, slots=True)

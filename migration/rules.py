@@ -384,15 +384,15 @@ def share_out(per_node: Any, old: Settings) -> Outcome:
     if engines < 1:
         return Outcome(decide=f"{gpus} GPU(s) are too few for roles with their own GPUs; set resources.* by hand")
     values = {
-        "resources.learner_ranks": ranks,
-        "resources.rollout_engines": engines,
-        "resources.gpus_per_learner": 1,
-        "resources.gpus_per_engine": each,
-        "resources.gpus_per_reference": references,
+        "resources.learner.count": ranks,
+        "resources.rollout.count": engines,
+        "resources.learner.gpus": 1,
+        "resources.rollout.gpus": each,
+        "resources.reference.gpus": references,
         "resources.weight_transfer": "object_store" if int(old["worker.actor.model.lora.rank"]) else "nccl",
     }
     if critic:
-        values |= {"resources.critic_ranks": ranks, "resources.gpus_per_critic": 1}
+        values |= {"resources.critic.count": ranks, "resources.critic.gpus": 1}
     decide = (
         f"there all roles took turns on {gpus} GPU(s); here each has its own: {ranks} for the learner, "
         + (f"{ranks} for the critic, " if critic else "")

@@ -55,7 +55,7 @@ from migration.rules import (
     with_critic,
     with_kl,
 )
-from schemas.method import ScoreKey
+from schemas.config.method import ScoreKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,8 +483,8 @@ def _trainer() -> Iterator[Knob]:
     yield _mapped(
         "n_gpus_per_node",
         8,
-        "resources.learner_ranks resources.rollout_engines resources.gpus_per_learner resources.gpus_per_engine "
-        "resources.gpus_per_reference resources.critic_ranks resources.gpus_per_critic resources.weight_transfer",
+        "resources.learner.count resources.rollout.count resources.learner.gpus resources.rollout.gpus "
+        "resources.reference.gpus resources.critic.count resources.critic.gpus resources.weight_transfer",
         "a proposal: every role has GPUs of its own",
         share_out,
     )

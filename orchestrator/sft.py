@@ -91,7 +91,7 @@ def _apart(call: Callable[[], Any]) -> Any:
 
 
 def _trainer(config: SftConfig, tasks: tuple[Task, ...], folder: RunFolder) -> TorchTrainer:
-    resources = config.resources
+    ranks = config.resources.learner
     return TorchTrainer(
         _worker,
         train_loop_config={
@@ -100,10 +100,11 @@ def _trainer(config: SftConfig, tasks: tuple[Task, ...], folder: RunFolder) -> T
             "folder": str(folder.root.resolve()),
         },
         scaling_config=ScalingConfig(
-            num_workers=resources.learner_ranks,
-            use_gpu=resources.gpus_per_learner > 0,
-            resources_per_worker={"CPU": resources.cpus_per_learner}
-            | ({"GPU": resources.gpus_per_learner} if resources.gpus_per_learner else {}),
+            num_workers=ranks.count,
+            use_gpu=ranks.gpus > 0,
+            resources_per_worker={"CPU": ranks.cpus} | ({"GPU": ranks.gpus} if ranks.gpus else {}),
+            placement_strategy=ranks.place.strategy,
+            label_selector=ranks.place.selector or None,
         ),
         run_config=RunConfig(name="train", storage_path=str((folder.root / "ray").resolve())),
     )

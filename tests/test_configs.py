@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from schemas.config import SftConfig, TinyConfig, TrainConfig
-from schemas.config_file import load
-from schemas.service import ServiceConfig
+from schemas.config.file import load
+from schemas.config.service import ServiceConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -35,7 +35,7 @@ def test_it_parses(file: Path) -> None:
 def test_the_quickstart_uses_every_role() -> None:
     config = load(TrainConfig, ROOT / "configs" / "quickstart.yaml").config
     assert config.uses_reference
-    assert config.resources.learner_ranks == 2
+    assert config.resources.learner.count == 2
     assert config.algorithm.adaptive is not None
     made = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"pointvg scenes {Path(str(config.data.train_files)).parent}" in made
@@ -51,5 +51,5 @@ def test_the_commands_for_a_gpu_parse() -> None:
     for _, file, *overrides in commands:
         given = [each for word in overrides for each in (shared[1].split() if word == "$ONE" else [word])]
         resources = load(TrainConfig, ROOT / file, given).config.resources
-        assert resources.gpus_per_engine
-        assert resources.gpus_per_learner
+        assert resources.rollout.gpus
+        assert resources.learner.gpus

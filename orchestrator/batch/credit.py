@@ -25,7 +25,7 @@ from algorithms.reductions import group_index
 from orchestrator.batch.lengths import shaped_rewards
 from schemas.batch import SchemaError
 from schemas.config import Algorithm, Kl
-from schemas.method import Gae
+from schemas.config.method import Gae
 
 Floats = npt.NDArray[np.float64]
 

@@ -27,7 +27,7 @@ from orchestrator.batch.progress import Progress
 from orchestrator.roles.cluster import Cluster, Collected
 from schemas import batch
 from schemas.config import TrainConfig
-from schemas.method import DynamicSampling
+from schemas.config.method import DynamicSampling
 from schemas.task import Task
 
 

@@ -10,7 +10,7 @@ from orchestrator.batch.lengths import shaped_rewards
 from orchestrator.evaluation.evaluate import play
 from orchestrator.roles.cluster import Players
 from schemas.config import Algorithm, Sampling
-from schemas.method import Overlong
+from schemas.config.method import Overlong
 from schemas.task import Task
 
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 
 from algorithms.overlong import overlong_penalty
-from schemas.method import Overlong
+from schemas.config.method import Overlong
 
 CUT = ("token_limit", "length_limit")  # how a trajectory ends that a limit of tokens cut
 

@@ -13,7 +13,7 @@ from policy.conversation.chat_format import ChatFormat, ChatFormatError
 from policy.conversation.model_info import model_tokenizer, read_info
 from policy.conversation.question import question_text
 from schemas.config import Data, Model, SftConfig, TrainConfig
-from schemas.config_file import SettingError
+from schemas.config.file import SettingError
 from schemas.task import Task
 
 Split = Literal["train", "validation", "test"]

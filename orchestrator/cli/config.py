@@ -9,8 +9,8 @@ import typer
 from pydantic import BaseModel
 
 from schemas.config import SftConfig, TinyConfig, TrainConfig
-from schemas.config_file import ConfigError, annotated, load, merge
-from schemas.service import ServiceConfig
+from schemas.config.file import ConfigError, annotated, load, merge
+from schemas.config.service import ServiceConfig
 
 config_app = typer.Typer(no_args_is_help=True, help=__doc__)
 Extra = Annotated[list[str] | None, typer.Argument(help="dotted overrides, such as trainer.max_steps=3")]

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from orchestrator.cli.config import config_app
 from orchestrator.cli.serve import serve_app
 from schemas.config import SftConfig, TinyConfig, TrainConfig
-from schemas.config_file import ConfigError, Loaded, load
+from schemas.config.file import ConfigError, Loaded, load
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
@@ -119,7 +119,7 @@ def check(
     """Find everything that would stop a run: settings, model, data, reward, machines, disk. Starts nothing."""
     from orchestrator.cli.config import kind_of
     from orchestrator.preflight.check import check as preflight
-    from schemas.config_file import merge
+    from schemas.config.file import merge
 
     with refusals():
         kind = kind_of(merge(config, overrides or ())[0])

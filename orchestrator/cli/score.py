@@ -16,9 +16,9 @@ from orchestrator.evaluation.predictions import (
 )
 from orchestrator.evaluation.predictions_report import plot_report, print_report
 from pointing.dataset import DatasetError
-from schemas.config_file import ConfigError, load
+from schemas.config.file import ConfigError, load
+from schemas.config.service import ServiceConfig
 from schemas.evaluation import EvaluationReport
-from schemas.service import ServiceConfig
 from services.http.retry import RewardServiceError
 from services.reward.scoring import ScoringError
 

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from schemas.config_file import ConfigError, load
-from schemas.service import ServiceConfig, ServiceOptions
+from schemas.config.file import ConfigError, load
+from schemas.config.service import ServiceConfig, ServiceOptions
 
 # Nearly twice the small requests a second. Handles then need an event loop, which a training driver does not have.
 THROUGHPUT_ENV = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}

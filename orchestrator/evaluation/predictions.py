@@ -20,9 +20,9 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from pointing.dataset import DatasetOptions, read
 from pointing.image_check import image_size
+from schemas.config.service import ServiceOptions
 from schemas.evaluation import EvaluationReport
 from schemas.scoring import FrameSpec, ScoreItem
-from schemas.service import ServiceOptions
 from schemas.task import Record, Task
 from services.reward.client import RewardClient
 from services.reward.custom import open_reward

@@ -26,7 +26,7 @@ from orchestrator.run_folder.mirror import mirror_of
 from policy.conversation.model_info import ModelInfo
 from policy.network.footprint import Sizes, sizes_of
 from schemas.config import SftConfig, TrainConfig
-from schemas.config_file import ConfigError, Origins, SettingError
+from schemas.config.file import ConfigError, Origins, SettingError
 
 SAMPLE = 64  # rows of each file that are looked at unless all are asked for
 

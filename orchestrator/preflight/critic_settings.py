@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from orchestrator.preflight.problem import Problem
 from policy.learning.critic import refuse_backbone
 from schemas.config import TrainConfig
-from schemas.config_file import SettingError
+from schemas.config.file import SettingError
 
 
 def backbone_problems(config: TrainConfig) -> Iterator[Problem]:

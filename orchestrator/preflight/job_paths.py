@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.batch.tasks import SPLITS, files_of
 from orchestrator.preflight.problem import Problem
 from orchestrator.run_folder.folder import RunFolder
-from schemas.config import Resources, SftConfig, TrainConfig
+from schemas.config import SftConfig, SftResources, TrainConfig
 from schemas.task import Task
 
 MOUNT = "put it on storage that every node mounts at that path"
@@ -95,14 +95,12 @@ def unshared_paths(folder: RunFolder, config: TrainConfig | SftConfig, tasks: It
     )
 
 
-def _takes_a_role(has: Mapping[str, float], resources: Resources) -> bool:
+def _takes_a_role(has: Mapping[str, float], resources: SftResources) -> bool:
     """Whether the smallest of the roles that read or write files fits on a node."""
-    shares = (
-        (resources.cpus_per_learner, resources.gpus_per_learner),
-        (resources.cpus_per_engine, resources.gpus_per_engine),
-        (resources.cpus_per_reference, resources.gpus_per_reference),
+    return any(
+        has.get("CPU", 0.0) >= max(role.cpus, 0.001) and has.get("GPU", 0.0) >= role.gpus
+        for role in resources.roles.values()
     )
-    return any(has.get("CPU", 0.0) >= max(cpus, 0.001) and has.get("GPU", 0.0) >= gpus for cpus, gpus in shares)
 
 
 def _unseen(probe: str, word: str, paths: Mapping[str, str]) -> list[tuple[str, str]]:

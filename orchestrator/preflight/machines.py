@@ -10,8 +10,8 @@ import ray
 from orchestrator.preflight.host_resources import this_machine
 from orchestrator.preflight.problem import Findings, Problem
 from orchestrator.roles.cluster import connect
-from orchestrator.roles.placement import COUNT_FIELD, REMEDY, Node, RolePlan, nodes_of, role_plans, unplaced
-from schemas.config import Resources, SftConfig, TrainConfig
+from orchestrator.roles.placement import REMEDY, Node, RolePlan, count_field, nodes_of, role_plans, unplaced
+from schemas.config import SftConfig, SftResources, TrainConfig
 
 
 def check_machines(config: TrainConfig | SftConfig, nodes: Sequence[Node], *, starts_here: bool) -> Findings:
@@ -51,10 +51,10 @@ def room_problems(plans: Sequence[RolePlan], nodes: Sequence[Node], where: str =
     if shortage is None:
         return ()
     reason = f"the {where} cannot hold the roles: {shortage}"
-    return (Problem(COUNT_FIELD[shortage.role], shortage.count, reason, REMEDY),)
+    return (Problem(count_field(shortage.role), shortage.count, reason, REMEDY),)
 
 
-def cluster_nodes(resources: Resources) -> tuple[Node, ...]:
+def cluster_nodes(resources: SftResources) -> tuple[Node, ...]:
     """The machines of the cluster that this process has joined, or that RAY_ADDRESS names; () without one.
 
     Joins such a cluster, as the run will.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from algorithms.estimators import refuse
 from schemas.config import TrainConfig
-from schemas.config_file import ConfigError
+from schemas.config.file import ConfigError
 
 
 def refuse_ineffective(config: TrainConfig) -> None:

@@ -18,7 +18,7 @@ from policy.conversation.model_info import ModelInfo, model_tokenizer, read_info
 from policy.network.load import refuse_attention
 from policy.network.vision import read_image_stats
 from schemas.config import Model
-from schemas.config_file import SettingError
+from schemas.config.file import SettingError
 
 INDEX = "model.safetensors.index.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from schemas.config_file import ConfigError, Origins, SettingError
+from schemas.config.file import ConfigError, Origins, SettingError
 
 
 @dataclass(frozen=True, slots=True)

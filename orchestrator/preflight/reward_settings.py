@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from orchestrator.preflight.problem import Problem
-from schemas.service import ServiceOptions
+from schemas.config.service import ServiceOptions
 from services.reward.custom import open_reward
 from services.reward.scoring import ScoringError
 

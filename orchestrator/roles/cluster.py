@@ -30,7 +30,7 @@ from orchestrator.roles.reward import PendingReward, RewardRole
 from orchestrator.roles.rollout import RolloutRole
 from orchestrator.run_folder.folder import run_folder
 from orchestrator.telemetry.stage_seconds import timed
-from schemas.config import Resources, TrainConfig
+from schemas.config import SftResources, TrainConfig
 from services.http.proxy import PROXY_ENV
 
 
@@ -55,12 +55,12 @@ class Collected:
     values: list[pa.Table] | None = None
 
 
-def logical_cpus(resources: Resources) -> int:
+def logical_cpus(resources: SftResources) -> int:
     """Of a local cluster: as many as the roles reserve, so that they take turns on the cores that there are."""
     return max(os.cpu_count() or 1, int(resources.total_cpus) + 2)
 
 
-def connect(resources: Resources) -> None:
+def connect(resources: SftResources) -> None:
     """Joins the cluster that RAY_ADDRESS or a submitted job names; starts a local one otherwise.
 
     A local cluster gets `logical_cpus`.

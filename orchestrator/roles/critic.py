@@ -14,7 +14,7 @@ import pyarrow as pa
 import ray
 
 from actors.critic import CriticActor
-from actors.group import ActorGroup, Limits, Share
+from actors.group import ActorGroup, Limits
 from orchestrator.recovery.durable_group import Answers, DurableGroup
 from orchestrator.recovery.recoveries import Recoveries
 from orchestrator.roles.dispatch import ShardRef
@@ -41,9 +41,8 @@ class CriticRole:
         group = ActorGroup.spawn(
             "critic",
             CriticActor,
-            plan.ranks,
-            Share(resources.cpus_per_critic, resources.gpus_per_critic, resources.threads),
-            place=resources.placement.critic,
+            resources.critic,
+            resources.threads,
             arguments=lambda rank: (rank, plan.ranks, config, total_steps * plan.optimiser_steps),
             limits=Limits.of(resources),
         )

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from actors.group import ActorGroup, Limits, Share
+from actors.group import ActorGroup, Limits
 from actors.learner import LearnerActor
 from orchestrator.recovery.durable_group import DurableGroup
 from orchestrator.recovery.recoveries import Recoveries
@@ -24,14 +24,13 @@ class LearnerRole:
     def __init__(self, config: TrainConfig, total_steps: int, recoveries: Recoveries) -> None:
         resources = config.resources
         optimiser_steps = (total_steps - config.pretrain_steps) * config.plan.optimiser_steps
-        self._ranks_of_a_copy = config.learner.sharding.ranks or resources.learner_ranks
+        self._ranks_of_a_copy = config.learner.sharding.ranks or resources.learner.count
         group = ActorGroup.spawn(
             "learner",
             LearnerActor,
-            resources.learner_ranks,
-            Share(resources.cpus_per_learner, resources.gpus_per_learner, resources.threads),
-            place=resources.placement.learner,
-            arguments=lambda rank: (rank, resources.learner_ranks, config, optimiser_steps),
+            resources.learner,
+            resources.threads,
+            arguments=lambda rank: (rank, resources.learner.count, config, optimiser_steps),
             limits=Limits.of(resources),
         )
         self.group = DurableGroup(group, run_folder(config.run), recoveries, config.checkpoint.on_error)

@@ -13,18 +13,16 @@ from dataclasses import dataclass, field, replace
 from itertools import permutations
 from typing import Any
 
-from schemas.config import SftConfig, TrainConfig
-from schemas.placement import LABEL, Place
+from schemas.config import Role, SftConfig, TrainConfig
+from schemas.config.resources import LABEL, Place
 
 TINY = 1e-6  # Ray counts in ten-thousandths
-COUNT_FIELD = {  # the setting that says how many processes a role has
-    "rollout": "resources.rollout_engines",
-    "learner": "resources.learner_ranks",
-    "reference": "resources.reference_replicas",
-    "critic": "resources.critic_ranks",
-    "reward": "reward.replicas",
-}
 REMEDY = "lower resources.*, or add nodes; with nodes that come on demand, set resources.autoscaled=true"
+
+
+def count_field(role: str) -> str:
+    """The setting that says how many processes a role has."""
+    return "reward.replicas" if role == "reward" else f"resources.{role}.count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,11 @@ class RolePlan:
     gpus: float
     threads: int
     place: Place = field(default_factory=Place)
+
+    @classmethod
+    def of(cls, name: str, role: Role, threads: int) -> RolePlan:
+        """The plan of a configured role."""
+        return cls(name, role.count, role.cpus, role.gpus, threads, role.place)
 
     @property
     def each(self) -> str:
@@ -110,22 +113,13 @@ class Shortage:
 
 
 def role_plans(config: TrainConfig | SftConfig) -> tuple[RolePlan, ...]:
-    """Every role of a run with what it reserves. Fine-tuning on transcripts has learner ranks alone, on any node."""
-    r, p = config.resources, config.resources.placement
+    """Every role of a run with what it reserves. Fine-tuning on transcripts has learner ranks alone."""
+    threads = config.resources.threads
+    started = {name: RolePlan.of(name, role, threads) for name, role in config.resources.roles.items()}
     if isinstance(config, SftConfig):
-        return (RolePlan("learner", r.learner_ranks, r.cpus_per_learner, r.gpus_per_learner, r.threads),)
-    plans = [
-        RolePlan("rollout", r.rollout_engines, r.cpus_per_engine, r.gpus_per_engine, r.threads, p.rollout),
-        RolePlan("learner", r.learner_ranks, r.cpus_per_learner, r.gpus_per_learner, r.threads, p.learner),
-    ]
-    if config.starts_reference:
-        plans.append(
-            RolePlan(
-                "reference", r.reference_replicas, r.cpus_per_reference, r.gpus_per_reference, r.threads, p.reference
-            )
-        )
-    if config.critic:
-        plans.append(RolePlan("critic", r.critic_ranks, r.cpus_per_critic, r.gpus_per_critic, r.threads, p.critic))
+        return tuple(started.values())
+    absent = ({"reference"} if not config.starts_reference else set()) | ({"critic"} if not config.critic else set())
+    plans = [plan for name, plan in started.items() if name not in absent]
     scaling = config.reward.autoscaling
     replicas = config.reward.replicas if scaling is None else scaling.min_replicas
     plans.append(RolePlan("reward", replicas, config.reward.cpus_per_replica, 0.0, 1))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.group import ActorGroup, GroupError, Limits, Share
+from actors.group import ActorGroup, GroupError, Limits
 from actors.reference import ReferenceActor
 from orchestrator.recovery.recoveries import Recoveries
 from orchestrator.roles.dispatch import ShardRef
@@ -46,9 +46,8 @@ class ReferenceRole:
         self.group = ActorGroup.spawn(
             "reference",
             ReferenceActor,
-            resources.reference_replicas,
-            Share(resources.cpus_per_reference, resources.gpus_per_reference, resources.threads),
-            place=resources.placement.reference,
+            resources.reference,
+            resources.threads,
             arguments=lambda rank: (
                 config.model,
                 config.learner,

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from actors.group import ActorGroup, GroupError, Limits, Share
+from actors.group import ActorGroup, GroupError, Limits
 from actors.player import Order
 from actors.rollout import RolloutActor
 from orchestrator.recovery.recoveries import Loss, Recoveries
@@ -58,9 +58,8 @@ class RolloutRole:
         group = ActorGroup.spawn(
             "rollout",
             RolloutActor,
-            resources.rollout_engines,
-            Share(resources.cpus_per_engine, resources.gpus_per_engine, resources.threads),
-            place=resources.placement.rollout,
+            resources.rollout,
+            resources.threads,
             arguments=lambda rank: (
                 config.model,
                 config.data,

@@ -30,7 +30,7 @@ from orchestrator.run_folder.resumable_settings import compare
 from orchestrator.run_folder.set_aside import METRICS
 from policy.state.checkpoint import CheckpointError, is_complete, read_extra
 from schemas.config import Run
-from schemas.config_file import read_yaml, to_yaml
+from schemas.config.file import read_yaml, to_yaml
 
 PAIR = "pair"  # in the extra state of both parts of a checkpoint, the same of one moment
 _STEP = re.compile(r"^step-(\d{6,})$")

@@ -25,7 +25,7 @@ from files.crash_safe import is_sealed, replace_folder, sealed
 from orchestrator.run_folder.folder import RunExistsError, RunFolder, critic_of
 from policy.state.checkpoint import CheckpointError, verify
 from schemas.config import Checkpoint, Run
-from schemas.config_file import SettingError
+from schemas.config.file import SettingError
 
 _MARK = re.compile(r"step-(\d{6,})\.json$")
 _FILES = re.compile(r"step-(\d{6,})-[0-9a-f]{32}$")

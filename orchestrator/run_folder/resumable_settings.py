@@ -30,7 +30,7 @@ _FREE = (
     "resources.silence_timeout_s",
     "resources.max_restarts",
     "resources.object_store_bytes",
-    "resources.placement",
+    *(f"resources.{role}.place" for role in ("rollout", "learner", "reference", "critic")),
 )
 _OF_PASSES = ("micro_batch_rows", "micro_batch_tokens", "sharding", "compile", "layout")
 _SHARES_OUT = (

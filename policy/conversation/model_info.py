@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pointing.coordinates import FAMILIES, Family
 from schemas.config import Model
-from schemas.config_file import SettingError
+from schemas.config.file import SettingError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

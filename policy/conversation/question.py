@@ -9,7 +9,7 @@ import jinja2
 
 from pointing.coordinates import FrameKind
 from pointing.prompts import instruction
-from schemas.config_file import ConfigError
+from schemas.config.file import ConfigError
 
 _SENTINEL = "\ue000"  # a private-use character: no template writes it
 

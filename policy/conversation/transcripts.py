@@ -18,7 +18,7 @@ from policy.conversation.question import question_text
 from policy.conversation.seen_image import encode, see
 from schemas import batch
 from schemas.config import Data
-from schemas.micro_batches import MicroBatches
+from schemas.config.micro_batches import MicroBatches
 from schemas.task import Task
 
 

@@ -29,7 +29,7 @@ from policy.network.forward import Backbone
 from policy.network.load import LoadedPolicy, base_model, load
 from policy.state.sharding import default_device, rank, refuse_bfloat16_alone, sum_over_ranks, world_size
 from schemas.config import Critic, Model
-from schemas.config_file import SettingError
+from schemas.config.file import SettingError
 
 __all__ = ["CriticLearner", "CriticReport", "ValueModule", "refuse_backbone", "token_values"]
 

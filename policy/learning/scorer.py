@@ -14,7 +14,7 @@ from policy.network.forward import PolicyModule, token_logprobs
 from policy.network.load import load
 from policy.state.sharding import most_over_ranks
 from schemas.config import Learner, Model
-from schemas.micro_batches import MicroBatches
+from schemas.config.micro_batches import MicroBatches
 
 Floats = npt.NDArray[np.float32]
 

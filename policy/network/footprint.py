@@ -84,16 +84,16 @@ def learner_memory(sizes: Sizes, config: TrainConfig | SftConfig) -> dict[str, f
     without micro_batch_tokens, activations and logits of supervised fine-tuning are left out.
     """
     tokens = forward_tokens(config, config.learner)
-    parts = _trained(sizes, config, config.learner, config.resources.learner_ranks, tokens)
+    parts = _trained(sizes, config, config.learner, config.resources.learner.count, tokens)
     if isinstance(config, TrainConfig) and config.uses_reference and config.algorithm.kl.exact:
-        shards = config.learner.sharding.ranks or config.resources.learner_ranks
+        shards = config.learner.sharding.ranks or config.resources.learner.count
         parts["reference"] = WIDTH[config.model.dtype] * sizes.weights / shards
     return parts if tokens is None else parts | {"logits": _logits(sizes, tokens)}
 
 
 def critic_memory(sizes: Sizes, config: TrainConfig, critic: Critic) -> dict[str, float]:
     """Bytes by part where one critic rank computes: as a learner's, with one number for each token and no logits."""
-    return _trained(sizes, config, critic, config.resources.critic_ranks, forward_tokens(config, critic))
+    return _trained(sizes, config, critic, config.resources.critic.count, forward_tokens(config, critic))
 
 
 def checkpoint_bytes(sizes: Sizes, learner: Learner) -> float:
@@ -147,7 +147,7 @@ def engine_memory(sizes: Sizes, config: TrainConfig) -> dict[str, float]:
     engine = config.rollout.engine
     width = WIDTH[engine.dtype]
     per_token = 2 * sizes.text.blocks * sizes.kv * width / engine.tensor_parallel_size
-    on_gpu = config.resources.gpus_per_engine > 0
+    on_gpu = config.resources.rollout.gpus > 0
     return {
         "weights": width * sizes.weights / engine.tensor_parallel_size,
         "KV cache": per_token * engine.max_num_seqs * engine.max_model_len if on_gpu else engine.kv_cache_bytes,

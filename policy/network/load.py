@@ -25,7 +25,7 @@ from policy.network.attention import use_varlen
 from policy.network.load_sharded import initial_adapter, is_adapter
 from policy.network.vision import ImageStats, read_image_stats, take_single_frames
 from schemas.config import Lora, Model
-from schemas.config_file import SettingError
+from schemas.config.file import SettingError
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from schemas.config_file import SettingError
+from schemas.config.file import SettingError
 
 Pixels = npt.NDArray[np.uint8]
 

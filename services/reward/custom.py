@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pointing.coordinates import Frame
-from schemas.service import ServiceOptions
+from schemas.config.service import ServiceOptions
 from services.reward.scoring import BuiltIn, Item, Reward, Scored, ScoringError
 
 ROOT = Path(__file__).resolve().parents[2]  # where `services` lies

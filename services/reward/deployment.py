@@ -20,7 +20,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions,
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from schemas.service import ServiceOptions
+from schemas.config.service import ServiceOptions
 from services.http.ray_counts import ServeMeter
 from services.reward.custom import open_reward
 from services.reward.routes import build_api

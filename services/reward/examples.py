@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from schemas.config.service import ServiceOptions
 from schemas.scoring import FrameSpec, ScoreItem, ScoreRequest, ScoreResponse
-from schemas.service import ServiceOptions
 from services.http.error_responses import MEDIA_TYPE
 from services.reward.evaluation import evaluate as evaluated
 from services.reward.scoring import BuiltIn, answer, item_of

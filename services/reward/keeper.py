@@ -14,7 +14,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from actors.health import Pulse
-from schemas.service import ServiceOptions
+from schemas.config.service import ServiceOptions
 from services.reward.deployment import deploy
 
 NAMESPACE, CONTROLLER = "serve", "SERVE_CONTROLLER_ACTOR"

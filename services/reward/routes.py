@@ -16,9 +16,9 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from schemas.config.service import ServiceOptions
 from schemas.evaluation import EvaluationReport
 from schemas.scoring import ActiveReward, ScoreRequest, ScoreResponse
-from schemas.service import ServiceOptions
 from services.http import error_responses as problems
 from services.http.counts import Meter, NoMeter
 from services.http.guard import Guard

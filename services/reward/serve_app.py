@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import serve
 
-from schemas.service import ServiceOptions
+from schemas.config.service import ServiceOptions
 from services.reward.deployment import build_app
 
 

@@ -18,7 +18,7 @@ from pointing.dataset import DatasetOptions, read
 from policy.conversation.chat_format import ChatFormat
 from policy.conversation.model_info import read_info, read_tokenizer
 from schemas.config import TrainConfig
-from schemas.config_file import load
+from schemas.config.file import load
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

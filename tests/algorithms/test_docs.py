@@ -18,7 +18,7 @@ from algorithms.kl import KL_ESTIMATORS
 from algorithms.losses import LOSSES, LossOptions
 from algorithms.reductions import Denominator
 from schemas import config
-from schemas.method import Gae
+from schemas.config.method import Gae
 
 TEXT = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
 LINES = re.findall(r"^Config: `(.+)`$", TEXT, re.M)

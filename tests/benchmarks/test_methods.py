@@ -16,7 +16,7 @@ from algorithms.adaptive import AdaptiveOptions, AdaptiveState, weights
 from algorithms.advantages import dr_grpo, grpo
 from orchestrator.preflight.method import refuse_ineffective
 from schemas.config import TrainConfig
-from schemas.config_file import load
+from schemas.config.file import load
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from schemas.config import TrainConfig
-from schemas.config_file import load
-from schemas.service import ServiceConfig, ServiceOptions
+from schemas.config.file import load
+from schemas.config.service import ServiceConfig, ServiceOptions
 from tests.deploy.manifests import (
     DEPLOY,
     FOLDERS,
@@ -88,9 +88,9 @@ def test_each_role_has_its_group_and_fits_it(folder: str) -> None:
     job = only(folder, "RayJob")
     resources = configured(job).resources
     needs = {
-        "rollout": (resources.rollout_engines, resources.cpus_per_engine, resources.gpus_per_engine),
-        "learner": (resources.learner_ranks, resources.cpus_per_learner, resources.gpus_per_learner),
-        "reference": (resources.reference_replicas, resources.cpus_per_reference, resources.gpus_per_reference),
+        "rollout": (resources.rollout.count, resources.rollout.cpus, resources.rollout.gpus),
+        "learner": (resources.learner.count, resources.learner.cpus, resources.learner.gpus),
+        "reference": (resources.reference.count, resources.reference.cpus, resources.reference.gpus),
         "reward": (1, configured(job).reward.cpus_per_replica, 0),
     }
     found = groups(job)

@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from actors.group import Share
+from actors.group import environment
 from tests.deploy.manifests import ROOT, only, pods, tool
 
 DOCKER = ROOT / "docker"
@@ -95,7 +95,7 @@ def test_it_runs_as_the_user_of_the_manifests_and_compiles_nothing_on_a_cpu() ->
 def test_its_environment_is_that_of_the_actors() -> None:
     (words,) = [rest.split() for instruction, rest in STEPS.stages(TEXT, "cpu")["image"].steps if instruction == "ENV"]
     variables = dict(word.split("=", 1) for word in words)
-    of_actors = Share(cpus=1, gpus=1, threads=1).environment()
+    of_actors = environment(gpus=1, threads=1)
     assert of_actors.items() <= variables.items()
     assert variables["PYTHONPATH"] == "/app"
 

@@ -20,7 +20,8 @@ def test_a_node_that_is_lost_changes_no_number(
     calm: Training, scenes: Path, tmp_path: Path, role: str, fault: str, rows: list[Row]
 ) -> None:
     values = config(tmp_path, scenes)
-    values["resources"]["placement"] = {role: {"strategy": "SPREAD"}}  # the other node has room for one process
+    for name in ("rollout", "learner"):  # the other node has room for one process
+        values["resources"][name]["place"] = {"strategy": "SPREAD" if name == role else "PACK"}
     with two_nodes() as environment, Training(values, {"node": fault}, environment) as run:
         run.finish()
     assert_equal(run, calm)

@@ -49,13 +49,12 @@ def config(folder: Path, scenes: Path) -> dict[str, Any]:
         "checkpoint": {"every": 2, "keep": 1, "keep_best": False},
         "reward": {"replicas": 2, "cpus_per_replica": 0.25},
         "resources": {
-            "rollout_engines": 2,
-            "learner_ranks": 2,
-            "reference_replicas": 2,
-            "critic_ranks": 2,
+            "rollout": {"count": 2, "place": {"strategy": "SPREAD"}},
+            "learner": {"count": 2},
+            "reference": {"count": 2},
+            "critic": {"count": 2},
             "object_store_bytes": 2**28,
             "silence_timeout_s": 10.0,
-            "placement": {"rollout": {"strategy": "SPREAD"}},
         },
         "trainer": {"max_steps": STEPS, "samples_to_log": 0},
     }

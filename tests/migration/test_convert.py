@@ -12,7 +12,7 @@ from migration.table import KNOBS
 from orchestrator.cli.main import app
 from orchestrator.preflight.method import refuse_ineffective
 from schemas.config import TrainConfig
-from schemas.config_file import ConfigError, load
+from schemas.config.file import ConfigError, load
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = dict(
@@ -121,7 +121,7 @@ def test_the_published_launch_becomes_the_run_that_it_meant(old: Path) -> None:
     assert (config.validation.samples, config.validation.sampling.temperature) == (3, 0.6)
     assert (config.run.folder, config.run.name, config.run.seed) == ("runs/PointVG-R", "opensource_exp", 998244353)
     resources = config.resources
-    assert resources.learner_ranks + resources.rollout_engines + resources.reference_replicas == 8
+    assert resources.learner.count + resources.rollout.count + resources.reference.count == 8
     assert len(imported.decisions) == 1  # how to share out the GPUs
 
 
@@ -154,10 +154,10 @@ def test_a_critic_comes_along_with_settings_of_its_own(old: Path) -> None:
     assert (critic.optimiser.lr, critic.optimiser.warmup_steps) == (1e-5, 24)  # 3 batches of 4 x 2 steps
     assert (config.learner.epochs, config.learner.mini_batches, config.learner.optimiser.warmup_steps) == (1, 2, 0)
     resources = config.resources
-    assert (resources.learner_ranks, resources.critic_ranks, resources.gpus_per_critic) == (2, 2, 1)
-    assert resources.rollout_engines == 8 - 2 - 2 - 1
+    assert (resources.learner.count, resources.critic.count, resources.critic.gpus) == (2, 2, 1)
+    assert resources.rollout.count == 8 - 2 - 2 - 1
     plain = TrainConfig.model_validate(import_config(old, PPO[4:]).values)  # the published default is grpo
-    assert (plain.critic, plain.resources.critic_ranks) == (None, 1)
+    assert (plain.critic, plain.resources.critic.count) == (None, 1)
 
 
 def test_the_report_says_what_became_of_each_setting_and_where_it_stood(old: Path) -> None:

@@ -41,7 +41,7 @@ def configured(model: str, scenes: Path, folder: Path, steps: int, **other: Any)
         "learner": {"optimiser": {"lr": 1e-3, "schedule": "cosine", "min_ratio": 0.5}, "micro_batch_rows": 3},
         "validation": {"samples": 2},
         "checkpoint": {"every": 1, "keep": 1},
-        "resources": {"learner_ranks": 2, "object_store_bytes": 2**28},
+        "resources": {"learner": {"count": 2}, "object_store_bytes": 2**28},
         "trainer": {"max_steps": steps, "samples_to_log": 2},
     }
     return TrainConfig.model_validate(values | other)

@@ -27,7 +27,7 @@ from orchestrator.run_folder.folder import critic_of, open_run
 from orchestrator.telemetry.metrics import MetricsLog, PlainScreen
 from policy.state.checkpoint import is_complete, read_extra
 from schemas.config import Advantage, LossName, TrainConfig
-from schemas.config_file import ConfigError
+from schemas.config.file import ConfigError
 
 STEPS = 20
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "tiny"

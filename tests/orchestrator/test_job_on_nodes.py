@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(2400)]
 STEPS = 6
 # CPUs of the nodes, by label. Those of the first three are taken whole, so the reward finds room on the last alone.
 NODES = {"learner": 1, "reference": 1, "rollout": 1, "reward": 1}
-PLACED = [f"resources.placement.{role}.label={role}" for role in ("learner", "reference", "rollout")]
+PLACED = [f"resources.{role}.place.label={role}" for role in ("learner", "reference", "rollout")]
 ACTORS = {
     "learner": "LearnerActor",
     "reference": "ReferenceActor",
@@ -41,7 +41,7 @@ def command(scenes: Path, runs: Path, *overrides: str) -> list[str]:
     return [
         *("python", "-m", "orchestrator", "train", "--config", "configs/quickstart.yaml"),
         *(f"data.{split}_files={scenes}/{split}.jsonl" for split in ("train", "validation", "test")),
-        *(f"resources.{role}=1" for role in ("learner_ranks", "rollout_engines", "reference_replicas")),
+        *(f"resources.{role}.count=1" for role in ("learner", "rollout", "reference")),
         *("resources.object_store_bytes=100000000", "validation.before=false"),
         *("rollout.tasks_per_step=2", "rollout.samples_per_task=4", "validation.limit=2", "validation.samples=1"),
         *("checkpoint.every=1", f"trainer.max_steps={STEPS}", "run.deterministic=true", "run.grace_s=90"),
@@ -111,7 +111,7 @@ def test_a_refused_job_fails_with_the_reason_in_its_log(cluster: LocalCluster, s
     assert "data.train_files='data/x.jsonl': was not uploaded" in log
     assert "Traceback" not in log
     elsewhere = cluster.submit(
-        *command(scenes, tmp_path, *PLACED, "resources.placement.learner.label=trainer"), name="elsewhere"
+        *command(scenes, tmp_path, *PLACED, "resources.learner.place.label=trainer"), name="elsewhere"
     )
     assert elsewhere.returncode == 1
     assert "learner: room for 0 of 1 processes of 1 CPU on nodes labelled pointvg.role=trainer" in elsewhere.stdout

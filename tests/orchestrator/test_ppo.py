@@ -16,7 +16,7 @@ from orchestrator.train_run import run_training
 from policy.state.checkpoint import is_complete
 from policy.tiny.model import build_tiny
 from schemas.config import TrainConfig
-from schemas.config_file import ConfigError
+from schemas.config.file import ConfigError
 
 SHIPPED = Path(__file__).parents[2] / "models" / "tiny"
 
@@ -42,7 +42,7 @@ def configured(scenes: Path, folder: Path, **other: Any) -> TrainConfig:
         "critic": {"optimiser": {"lr": 1e-3}, "mini_batches": 2, "epochs": 2, "value_clip": 2.0, "pretrain_steps": 1},
         "validation": {"before": False, "after": False},
         "checkpoint": {"every": 1, "keep": 1, "keep_best": False},
-        "resources": {"critic_ranks": 2, "object_store_bytes": 2**28},
+        "resources": {"critic": {"count": 2}, "object_store_bytes": 2**28},
         "trainer": {"max_steps": 2, "samples_to_log": 0},
     }
     return TrainConfig.model_validate(values | other)

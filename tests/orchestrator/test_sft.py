@@ -26,7 +26,7 @@ def configured(model: str, scenes: Path, folder: Path, **trainer: int) -> SftCon
         },
         "learner": {"optimiser": {"lr": 2e-3}},
         "checkpoint": {"every": 2},
-        "resources": {"learner_ranks": 2, "object_store_bytes": 2**27},
+        "resources": {"learner": {"count": 2}, "object_store_bytes": 2**27},
         "trainer": {"batch_rows": 8, **trainer},
     }
     return SftConfig.model_validate(values)

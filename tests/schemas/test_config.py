@@ -8,9 +8,9 @@ import yaml
 
 from schemas.batch import SCORE_TERMS
 from schemas.config import BatchPlan, SftConfig, TrainConfig
-from schemas.config_file import ConfigError, load, to_yaml
-from schemas.method import ScoreKey
-from schemas.micro_batches import MicroBatches
+from schemas.config.file import ConfigError, load, to_yaml
+from schemas.config.method import ScoreKey
+from schemas.config.micro_batches import MicroBatches
 
 MINIMAL: dict[str, Any] = {"model": {"path": "m"}, "data": {"train_files": "a.jsonl"}, "trainer": {"max_steps": 3}}
 
@@ -110,17 +110,17 @@ def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
         (["algorithm.advantage=gae"], "needs a critic; add a critic section (critic={} takes its defaults)"),
         (["critic={}"], "the critic section has no effect with algorithm.advantage='grpo', which reads no values"),
         ([*PPO, "critic.pretrain_steps=3"], "critic.pretrain_steps=3 leaves no step of trainer.max_steps=3"),
-        ([*PPO, "critic.mini_batches=3"], "do not divide into critic.mini_batches=3 x resources.critic_ranks=1"),
-        ([*PPO, "resources.critic_ranks=3"], "do not divide into critic.mini_batches=1 x resources.critic_ranks=3"),
+        ([*PPO, "critic.mini_batches=3"], "do not divide into critic.mini_batches=3 x resources.critic.count=1"),
+        ([*PPO, "resources.critic.count=3"], "do not divide into critic.mini_batches=1 x resources.critic.count=3"),
         ([*PPO, "critic.value_clip=0"], "critic.value_clip"),
-        ([*PPO, "critic.sharding.ranks=2"], "resources.critic_ranks=1 is no multiple of critic.sharding.ranks=2"),
-        ([*PPO, "critic.compile=true"], "critic.compile has no effect without GPUs; set resources.gpus_per_critic"),
+        ([*PPO, "critic.sharding.ranks=2"], "resources.critic.count=1 is no multiple of critic.sharding.ranks=2"),
+        ([*PPO, "critic.compile=true"], "critic.compile has no effect without GPUs; set resources.critic.gpus"),
         ([*PPO, "critic.micro_batch_rows=null"], "micro_batch_rows=null without micro_batch_tokens limits nothing"),
         ([*PPO, "critic.lam=1"], "critic.lam: unknown field"),
         ([*PPO, "algorithm.gae.lam=1.5"], "algorithm.gae.lam"),
         (["resources.weight_transfer=nccl"], "needs GPUs on both sides"),
-        (["rollout.tasks_per_step=3", "rollout.samples_per_task=3", "resources.learner_ranks=2"], "do not divide"),
-        (["rollout.tasks_per_step=1", "resources.rollout_engines=2"], "leaves some of"),
+        (["rollout.tasks_per_step=3", "rollout.samples_per_task=3", "resources.learner.count=2"], "do not divide"),
+        (["rollout.tasks_per_step=1", "resources.rollout.count=2"], "leaves some of"),
         (["run.name=../x"], "run.name"),
         (["reward.port=80", "reward.host=0.0.0.0"], "token"),
         (["trainer.max_steps=many"], "trainer.max_steps"),
@@ -139,7 +139,7 @@ def test_one_sample_per_task_is_enough_where_samples_are_not_compared(tmp_path: 
 
 
 def test_a_critic_has_a_plan_of_its_own_and_learns_with_one_sample_per_task(tmp_path: Path) -> None:
-    own = ["critic.epochs=2", "critic.mini_batches=4", "resources.critic_ranks=2", "rollout.samples_per_task=1"]
+    own = ["critic.epochs=2", "critic.mini_batches=4", "resources.critic.count=2", "rollout.samples_per_task=1"]
     config = load(TrainConfig, write(tmp_path, MINIMAL), [*PPO, *own, "critic.pretrain_steps=1"]).config
     assert config.critic_plan == BatchPlan(32, 1, 2, 2, 4, MicroBatches(16))
     assert config.plan == BatchPlan(32, 1, 1, 1, 1, MicroBatches(16))
@@ -227,7 +227,7 @@ def test_sft_refuses_stage_two_settings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="belong to stage 2"):
         load(SftConfig, write(tmp_path, values), ["learner.mini_batches=2"])
     with pytest.raises(ConfigError, match="does not divide"):
-        load(SftConfig, write(tmp_path, values), ["resources.learner_ranks=3"])
+        load(SftConfig, write(tmp_path, values), ["resources.learner.count=3"])
 
 
 def test_a_deterministic_run_is_in_float32(tmp_path: Path) -> None:

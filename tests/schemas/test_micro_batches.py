@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.config import Learner
-from schemas.micro_batches import MicroBatches
+from schemas.config.micro_batches import MicroBatches
 
 
 def test_by_hand() -> None:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pytest
 
 from schemas.batch import ROLLOUT
+from schemas.config.service import ServiceOptions
 from schemas.scoring import RewardRules
-from schemas.service import ServiceOptions
 
 TOKEN_ENV = "POINTVG_TEST_REWARD_TOKEN"
 TOKEN = "a token of the tests"

@@ -19,8 +19,8 @@ from orchestrator.batch.lengths import shaped_rewards
 from orchestrator.batch.numbers import batch_numbers
 from schemas import batch
 from schemas.config import Adaptive, Advantage, Algorithm, BatchPlan, Kl, Loss
-from schemas.method import Gae, Overlong
-from schemas.micro_batches import MicroBatches
+from schemas.config.method import Gae, Overlong
+from schemas.config.micro_batches import MicroBatches
 
 
 def rollout(lengths: list[int], samples: int) -> pa.Table:

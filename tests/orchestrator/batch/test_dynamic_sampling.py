@@ -17,7 +17,7 @@ from orchestrator.batch.progress import Position, Progress
 from orchestrator.roles.cluster import Cluster, Collected
 from schemas import batch
 from schemas.config import TrainConfig
-from schemas.method import DynamicSampling
+from schemas.config.method import DynamicSampling
 from schemas.task import NEGATIVE, Task
 
 TASKS = [Task(task_id=f"t{i}", prompt="?", ground_truth=NEGATIVE) for i in range(9)]

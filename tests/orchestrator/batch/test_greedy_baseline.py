@@ -13,7 +13,7 @@ from orchestrator.batch.greedy_baseline import GreedyBaseline, NoBaseline, basel
 from orchestrator.roles.cluster import Collected, Players
 from schemas import batch
 from schemas.config import Algorithm
-from schemas.method import Overlong
+from schemas.config.method import Overlong
 from schemas.task import NEGATIVE, Task
 
 TASKS = tuple(Task(task_id=name, prompt="?", ground_truth=NEGATIVE) for name in ("a", "b"))

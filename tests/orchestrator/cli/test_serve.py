@@ -15,9 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
-from schemas.config_file import load
+from schemas.config.file import load
+from schemas.config.service import ServiceConfig
 from schemas.scoring import ScoreItem
-from schemas.service import ServiceConfig
 from services.http.retry import Retry
 from services.reward.client import RewardClient
 

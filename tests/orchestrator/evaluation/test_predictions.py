@@ -31,8 +31,8 @@ from pointing.dataset import DatasetOptions, read
 from pointing.image_check import image_size
 from pointing.prompts import transcript
 from pointing.scenes import write_scenes
+from schemas.config.service import ServiceOptions
 from schemas.scoring import RewardRules
-from schemas.service import ServiceOptions
 from services.reward.routes import build_api
 
 

@@ -19,7 +19,7 @@ from orchestrator.train_run import run_training
 from policy.network.footprint import GIB, Sizes, Tower
 from policy.tiny.model import build_tiny
 from schemas.config import SftConfig, TrainConfig
-from schemas.config_file import ConfigError
+from schemas.config.file import ConfigError
 
 
 @pytest.fixture
@@ -155,14 +155,14 @@ def test_a_mirror_that_no_package_knows(found: Any, tmp_path: Path) -> None:
 
 def test_gpus_that_are_not_there(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room.torch.cuda, "device_count", lambda: 1)
-    report = found(resources={"gpus_per_engine": 1, "gpus_per_learner": 1, "gpu_memory_gib": 80})
+    report = found(resources={"rollout": {"gpus": 1}, "learner": {"gpus": 1}, "gpu_memory_gib": 80})
     assert "the machine cannot hold the roles: " in only(report)
     assert "room for 0 of 1 processes of 1 CPU, 1 GPU; free then: this machine (" in only(report)
 
 
 def test_a_gpu_that_is_too_small(found: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room.torch.cuda, "device_count", lambda: 2)
-    gpus = {"gpus_per_engine": 1, "gpus_per_learner": 1}
+    gpus = {"rollout": {"gpus": 1}, "learner": {"gpus": 1}}
     small = found(resources=gpus | {"gpu_memory_gib": 0.01})
     assert only(small).startswith("resources.gpu_memory_gib=0.01: learner: weights 3.2 + ")
     assert "add learner ranks" in only(small)
@@ -187,9 +187,9 @@ def test_a_cluster_is_looked_at_node_by_node(found: Any, monkeypatch: pytest.Mon
     monkeypatch.setattr(preflight, "cluster_nodes", lambda resources: nodes)
     assert found().problems == ()
     assert found().unchecked[0].startswith("files: each node is asked whether it sees run folder, model and images")
-    asked = {"learner_ranks": 2, "cpus_per_learner": 3, "placement": {"learner": {"label": "learner"}}}
+    asked = {"learner": {"count": 2, "cpus": 3, "place": {"label": "learner"}}}
     problem = only(found(resources=asked))
-    assert problem.startswith("resources.learner_ranks=2: the cluster cannot hold the roles: learner: room for ")
+    assert problem.startswith("resources.learner.count=2: the cluster cannot hold the roles: learner: room for ")
     assert " of 2 processes of 3 CPU on nodes labelled pointvg.role=learner; free then: a (" in problem
     assert problem.endswith("add nodes; with nodes that come on demand, set resources.autoscaled=true")
     later = found(resources=asked | {"autoscaled": True})
@@ -217,7 +217,7 @@ def test_the_machine_and_the_gpus_are_judged_by_one_estimate() -> None:
 
     # Weights, gradients and two moments; weights and 256 MiB of cache; weights.
     assert lasting() == {"learner": 4, "rollout": 1.25, "reference": 1}
-    several = {"learner_ranks": 4, "rollout_engines": 2, "reference_replicas": 3}
+    several = {"learner": {"count": 4}, "rollout": {"count": 2}, "reference": {"count": 3}}
     assert lasting(resources=several) == {"learner": 4, "rollout": 2.5, "reference": 3}  # ranks share one copy
     copies = {"sharding": {"ranks": 2}, "optimiser": {"state_dtype": "bfloat16"}}
     assert lasting(resources=several, learner=copies)["learner"] == 2 * 3
@@ -236,7 +236,7 @@ def test_all_faults_are_said_at_once_and_nothing_is_started(
         "data": data(scenes, validation_files="gone.jsonl"),
         "rollout": {"engine": {"max_model_len": 64}},
         "reward": {"function": "gone.py:score"},
-        "resources": {"gpus_per_learner": 8},
+        "resources": {"learner": {"gpus": 8}},
         "trainer": {"max_steps": 1},
     }
     file = tmp_path / "c.yaml"
@@ -248,7 +248,7 @@ def test_all_faults_are_said_at_once_and_nothing_is_started(
         assert f"problem      {file}:1: {field}=" in done.output
     assert "4 problem(s); nothing was started" in done.output
     assert "not checked  machines: RAY_ADDRESS names no cluster, and this machine, where the run would" in done.output
-    with pytest.raises(ConfigError, match=r"model\.path=(.*\n)*resources\.learner_ranks=1: the machine cannot hold"):
+    with pytest.raises(ConfigError, match=r"model\.path=(.*\n)*resources\.learner\.count=1: the machine cannot hold"):
         run_training(TrainConfig.model_validate(values))
     assert not (tmp_path / "runs").exists()
 

@@ -11,7 +11,7 @@ from ray._private.runtime_env.packaging import create_package
 from orchestrator.preflight.check import check
 from orchestrator.preflight.job_paths import _unseen, lost_paths, uploaded
 from schemas.config import TrainConfig
-from schemas.config_file import load
+from schemas.config.file import load
 
 ROOT = Path(__file__).parents[3]
 JOB = {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_0.zip"}})}

@@ -16,7 +16,7 @@ from policy.conversation.question import question_text
 from policy.conversation.transcripts import supervised
 from policy.tiny.model import build_tiny
 from schemas.config import Data, Model, SftConfig
-from schemas.config_file import ConfigError
+from schemas.config.file import ConfigError
 
 OWN = """\
 {%- for m in messages -%}

@@ -13,7 +13,7 @@ from policy.network.footprint import Sizes, sizes_of
 from policy.network.load import load
 from policy.tiny.model import build_tiny
 from schemas.config import Model, TrainConfig
-from schemas.config_file import load as load_config
+from schemas.config.file import load as load_config
 from tests.policy.batches import make_batch
 from tests.policy.real_sizes import SEVEN, THREE, write_sizes
 
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).resolve().parents[3] / "configs"
 ON_GPUS = [
     file
     for file in sorted(FOLDER.glob("*.yaml"))
-    if "gpus_per_engine" in file.read_text(encoding="utf-8") and "rollout:" in file.read_text(encoding="utf-8")
+    if "gpus: " in file.read_text(encoding="utf-8") and "rollout:" in file.read_text(encoding="utf-8")
 ]
 EIGHT = Node("node", 96, (1.0,) * 8)
 CLUSTERS = {"1gpu": [Node("node", 16, (1.0,))], "2x8gpu": [EIGHT, EIGHT]}

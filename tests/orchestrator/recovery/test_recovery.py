@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from actors.group import ActorGroup, GroupError, Limits, Share
+from actors.group import ActorGroup, GroupError, Limits
 from actors.player import Order, group_name
 from files.crash_safe import sealed
 from orchestrator.recovery.durable_group import DurableGroup
@@ -26,7 +26,7 @@ from orchestrator.roles.rollout import RolloutRole
 from orchestrator.run_folder.folder import RunFolder
 from policy.state.checkpoint import CheckpointError
 from schemas.config import Sampling
-from schemas.placement import Place
+from schemas.config.resources import Role
 from schemas.task import NEGATIVE, Task
 
 pytestmark = pytest.mark.cluster
@@ -49,9 +49,9 @@ def spawn() -> Iterator[Callable[..., ActorGroup]]:
     groups: list[ActorGroup] = []
 
     def start(role: str, actor_class: type, count: int, limits: Limits = LIMITS, *arguments: Any) -> ActorGroup:
-        share = Share(cpus=1, gpus=0, threads=1)
+        processes = Role(count=count)
         group = ActorGroup.spawn(
-            role, actor_class, count, share, place=Place(), arguments=lambda rank: (rank, *arguments), limits=limits
+            role, actor_class, processes, 1, arguments=lambda rank: (rank, *arguments), limits=limits
         )
         groups.append(group)
         return group

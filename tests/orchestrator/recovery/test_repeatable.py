@@ -54,10 +54,10 @@ def run_rl(method: str, model: str, scenes: Path, folder: Path) -> RunFolder:
         "validation": {"samples": 2, "limit": 3},
         "checkpoint": {"every": 2},
         "resources": {
-            "rollout_engines": 2,
-            "learner_ranks": 2,
-            "reference_replicas": 2,
-            "critic_ranks": 2,
+            "rollout": {"count": 2},
+            "learner": {"count": 2},
+            "reference": {"count": 2},
+            "critic": {"count": 2},
             "object_store_bytes": 2**28,
         },
         "trainer": {"max_steps": STEPS, "samples_to_log": 0},
@@ -72,7 +72,7 @@ def run_supervised(model: str, scenes: Path, folder: Path) -> RunFolder:
         "data": data(scenes),
         "learner": LEARNER,
         "checkpoint": {"every": 2},
-        "resources": {"learner_ranks": 2, "object_store_bytes": 2**27},
+        "resources": {"learner": {"count": 2}, "object_store_bytes": 2**27},
         "trainer": {"samples": 8 * STEPS, "batch_rows": 8},
     }
     return run_sft(SftConfig.model_validate(values))

@@ -11,7 +11,7 @@ from actors.group import node_by_node
 from orchestrator.preflight.machines import room_problems
 from orchestrator.roles.placement import Node, RolePlan, nodes_of, plan_table, role_plans, unplaced
 from schemas.config import TrainConfig
-from schemas.placement import Place, Strategy
+from schemas.config.resources import Place, Strategy
 
 
 def config(coefficient: float = 0.01, **resources: Any) -> TrainConfig:
@@ -32,14 +32,10 @@ def node(name: str = "a", cpus: float = 8, gpus: int = 0, label: str | None = No
 
 def test_the_plan_of_a_node_of_eight() -> None:
     asked = config(
-        rollout_engines=3,
-        learner_ranks=4,
-        gpus_per_engine=1,
-        gpus_per_learner=1,
-        gpus_per_reference=1,
-        cpus_per_engine=8,
+        rollout={"count": 3, "cpus": 8, "gpus": 1},
+        learner={"count": 4, "gpus": 1, "place": {"strategy": "STRICT_PACK", "label": "learner"}},
+        reference={"gpus": 1},
         threads=4,
-        placement={"learner": {"strategy": "STRICT_PACK", "label": "learner"}},
     )
     assert plan_table(role_plans(asked)).splitlines() == [
         "role       count  each          strategy     nodes    threads",
@@ -73,7 +69,7 @@ def test_a_missing_gpu_is_named() -> None:
     assert (found.placed, found.count, found.each) == (1, 2, "1 CPU, 1 GPU")
     assert str(found).endswith("room for 1 of 2 processes of 1 CPU, 1 GPU; free then: a (5 CPU, 0 GPU)")
     [problem] = room_problems(plans, [])
-    assert problem.field in ("resources.rollout_engines", "resources.learner_ranks")
+    assert problem.field in ("resources.rollout.count", "resources.learner.count")
     assert problem.reason.startswith("the cluster cannot hold the roles: ")
     assert problem.remedy.endswith("set resources.autoscaled=true")
 
@@ -157,9 +153,9 @@ def test_ranks_are_dealt_node_by_node() -> None:
 
 
 def test_gpus_and_labels_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"gpus_per_learner=1\.5: a share is of one GPU"):
-        config(gpus_per_learner=1.5)
-    with pytest.raises(ValueError, match=r"tensor_parallel_size=1 with resources\.gpus_per_engine=2"):
-        config(gpus_per_engine=2)
+    with pytest.raises(ValueError, match=r"gpus=1\.5: a share is of one GPU"):
+        config(learner={"gpus": 1.5})
+    with pytest.raises(ValueError, match=r"tensor_parallel_size=1 with resources\.rollout\.gpus=2"):
+        config(rollout={"gpus": 2})
     with pytest.raises(ValueError, match="label"):
-        config(placement={"rollout": {"label": "no spaces"}})
+        config(rollout={"place": {"label": "no spaces"}})

@@ -3,10 +3,10 @@
 import pytest
 import ray
 
-from actors.group import ActorGroup, GroupError, Limits, Share
+from actors.group import ActorGroup, GroupError, Limits
 from orchestrator.roles.local_ray import start_local
 from orchestrator.roles.placement import RolePlan, nodes_of, unplaced
-from schemas.placement import Place
+from schemas.config.resources import Place, Role
 
 pytestmark = pytest.mark.cluster
 
@@ -29,9 +29,8 @@ def test_a_role_runs_on_the_nodes_with_its_label_and_on_no_others() -> None:
             return ActorGroup.spawn(
                 "learner",
                 Seat,
-                2,
-                Share(1.0, 0.0, 1),
-                place=place,
+                Role(count=2, place=place),
+                1,
                 arguments=lambda rank: (rank,),
                 limits=Limits(start_s=timeout_s, call_s=60, silence_s=60),
             )

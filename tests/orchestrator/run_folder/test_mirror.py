@@ -17,7 +17,7 @@ from orchestrator.run_folder.folder import PAIR, RunExistsError, RunFolder, crit
 from orchestrator.run_folder.mirror import Mirror, bring_back
 from policy.state.checkpoint import CheckpointError, load, read_extra, save
 from schemas.config import Checkpoint, Run
-from schemas.config_file import ConfigError
+from schemas.config.file import ConfigError
 
 
 class Learner:

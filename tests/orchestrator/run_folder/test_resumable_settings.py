@@ -14,13 +14,13 @@ def config(**other: Any) -> TrainConfig:
 
 
 PPO: dict[str, Any] = {"algorithm": {"advantage": "gae"}, "critic": {}}
-GPUS = {"gpus_per_learner": 1.0, "gpus_per_critic": 1.0}
+GPUS = {"learner": {"gpus": 1.0}, "critic": {"gpus": 1.0}}
 KINDS: list[tuple[str, dict[str, Any]]] = [
     ("free", {"run": {"name": "other", "folder": "elsewhere"}}),
     ("free", {"trainer": {"max_steps": 9}}),
     ("free", {"checkpoint": {"every": 3, "on_error": "continue"}}),
     ("free", {"validation": {"every": 3}}),
-    ("named", {"resources": {"learner_ranks": 2}}),
+    ("named", {"resources": {"learner": {"count": 2}}}),
     ("named", {"learner": {"micro_batch_rows": 4}}),
     ("named", {"learner": {"micro_batch_tokens": 9000}}),
     ("named", {"learner": {"layout": "packed"}}),
@@ -61,5 +61,5 @@ def test_changes_say_what_was_and_what_is() -> None:
 
 def test_a_run_that_must_repeat_exactly_keeps_its_number_of_processes() -> None:
     old = config(run={"deterministic": True})
-    new = config(run={"deterministic": True}, resources={"learner_ranks": 2})
-    assert [c.field for c in compare(old.model_dump(mode="json"), new).refused] == ["resources.learner_ranks"]
+    new = config(run={"deterministic": True}, resources={"learner": {"count": 2}})
+    assert [c.field for c in compare(old.model_dump(mode="json"), new).refused] == ["resources.learner.count"]

@@ -15,7 +15,7 @@ from policy.network.vision import take_single_frames
 from policy.tiny.model import build_tiny
 from schemas import batch
 from schemas.config import Critic, Lora, Model, Optimiser
-from schemas.config_file import SettingError
+from schemas.config.file import SettingError
 from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, replace, split
 from tests.policy.learning.critic_case import critic_of, gradient_of, lesson_of, with_head
 

@@ -18,7 +18,7 @@ from policy.network.collate import PixelCache, rows_of
 from policy.network.vision import take_single_frames
 from policy.tiny.model import build_tiny
 from schemas.config import Algorithm, Kl, Learner, Lora, Loss, Model, Optimiser
-from schemas.micro_batches import MicroBatches
+from schemas.config.micro_batches import MicroBatches
 from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, replace, split
 
 KL = 0.05

@@ -41,7 +41,7 @@ def config(**sections):
         "data": {"train_files": "a"},
         "rollout": {"engine": {"max_model_len": 64, "max_num_seqs": 8, "dtype": "bfloat16"}},
         "learner": {"micro_batch_tokens": 100},
-        "resources": {"learner_ranks": 4},
+        "resources": {"learner": {"count": 4}},
         "trainer": {"max_steps": 1},
     }
     for name, values in sections.items():
@@ -66,7 +66,7 @@ def test_a_learner_rank_by_hand() -> None:
     assert [copies[part] for part in ("weights", "gradients", "optimiser")] == [2000, 2000, 2000]
     exact = learner_memory(ROUND, config(algorithm={"kl": {"estimator": "full"}}))
     assert exact["reference"] == 2 * 1000 / 4  # the learner then holds it, sharded alike
-    on_gpus = {"learner_ranks": 4, "gpus_per_learner": 1}
+    on_gpus = {"learner": {"count": 4, "gpus": 1}}
     offloaded = learner_memory(ROUND, config(learner={"sharding": {"cpu_offload": True}}, resources=on_gpus))
     assert offloaded.keys() == {"gathered", "activations", "logits"}
 
@@ -79,7 +79,7 @@ def test_the_reference_and_an_engine_by_hand() -> None:
     }
     assert engine_memory(ROUND, config())["KV cache"] == 256 * MIB  # without a GPU, as kv_cache_bytes says
     # Keys and values of 5 layers x 4 numbers x 2 bytes = 80 bytes a token; 8 sequences of 64.
-    on_gpu = config(resources={"gpus_per_engine": 1})
+    on_gpu = config(resources={"rollout": {"gpus": 1}})
     assert engine_memory(ROUND, on_gpu) == {"weights": 2000.0, "KV cache": 80.0 * 8 * 64}
     assert described({"weights": 3 * GIB, "logits": GIB / 4}) == "weights 3.0 + logits 0.2 = 3.2 GiB"
 

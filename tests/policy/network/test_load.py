@@ -10,7 +10,7 @@ import torch
 from policy.network.load import load, vision_tower
 from policy.tiny.model import build_tiny
 from schemas.config import Lora, Model
-from schemas.config_file import SettingError
+from schemas.config.file import SettingError
 from tests.policy.batches import ARCHITECTURES
 
 

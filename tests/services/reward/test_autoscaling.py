@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray import serve
 
-from schemas.service import Autoscaling
+from schemas.config.service import Autoscaling
 from services.reward import deployment as reward
 from services.reward.handle import HandleClient
 

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
+from schemas.config.service import ServiceOptions
 from schemas.scoring import ScoreItem, ScoreRequest
-from schemas.service import ServiceOptions
 from services.http.retry import Retry, RewardServiceError
 from services.reward.client import AsyncRewardClient, RewardClient
 from services.reward.evaluation import evaluate

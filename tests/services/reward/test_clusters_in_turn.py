@@ -15,7 +15,7 @@ TWICE = """
 import ray
 from orchestrator.roles.local_ray import start_local
 from schemas.batch import ROLLOUT
-from schemas.service import ServiceOptions
+from schemas.config.service import ServiceOptions
 from services.reward import deployment as reward
 from services.reward.handle import HandleClient
 

@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from schemas.service import ServiceOptions
+from schemas.config.service import ServiceOptions
 from services.reward.routes import build_api
 from services.reward.uploads import LINES
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pytest
 import ray
 
+from schemas.config.service import ServiceOptions
 from schemas.scoring import FrameSpec, ScoreItem
-from schemas.service import ServiceOptions
 from services.http.retry import Retry, RewardServiceError
 from services.reward import deployment as reward
 from services.reward.client import RewardClient

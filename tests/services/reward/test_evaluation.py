@@ -12,9 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pointing.metrics import measure, summarise
+from schemas.config.service import ServiceOptions
 from schemas.evaluation import EvaluationReport
 from schemas.scoring import RewardRules, ScoreItem
-from schemas.service import ServiceOptions
 from services.reward.evaluation import evaluate
 from services.reward.routes import build_api
 from services.reward.scoring import BuiltIn, Item, Scored, ScoringError, item_of

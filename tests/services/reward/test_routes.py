@@ -11,8 +11,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from pointing import rewards
+from schemas.config.service import ServiceOptions
 from schemas.scoring import RewardRules, ScoreItem, ScoreResponse
-from schemas.service import ServiceOptions
 from services.reward.routes import build_api
 from services.reward.scoring import BuiltIn, answer
 

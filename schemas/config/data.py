@@ -1,0 +1,38 @@
+"""Task files, and how the model sees them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from schemas.task import Record
+
+
+class Data(Record):
+    """Task files and how the model sees them. Pixel bounds are areas of the image that the model sees."""
+
+    train_files: tuple[str, ...] | str
+    validation_files: tuple[str, ...] | str = ()
+    test_files: tuple[str, ...] | str = ()
+    image_dir: str | None = None  # default: the folder of each file
+    prompt_key: str = "prompt"
+    ground_truth_key: str = "ground_truth"
+    image_key: str = "images"
+    video_key: str = "videos"
+    # "short" asks the question alone, "detailed" describes tool and answer after it, a Jinja file wraps {{ content }}.
+    prompt_style: Literal["short", "detailed"] | Annotated[str, Field(pattern=r"^.+\.(jinja|jinja2|j2)$")] = "detailed"
+    system_prompt: str | None = None  # None keeps the chat template's own
+    min_pixels: PositiveInt = 256 * 28 * 28
+    max_pixels: PositiveInt = 1280 * 28 * 28
+    max_prompt_tokens: PositiveInt = 4096
+    on_error: Literal["fail", "skip"] = "fail"
+    shuffle: bool = True
+
+    @model_validator(mode="after")
+    def _pixel_bounds(self) -> Data:
+        if self.min_pixels > self.max_pixels:
+            raise ValueError(
+                f"min_pixels={self.min_pixels} is above max_pixels={self.max_pixels}; lower one or raise the other"
+            )
+        return self
