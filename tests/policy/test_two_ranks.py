@@ -224,6 +224,15 @@ def test_moments_in_bfloat16_over_sharded_weights_resume_bit_by_bit(ranks):
         }
 
 
+def test_copies_with_moments_in_bfloat16_stay_equal_whatever_the_ranks_generators_are(ranks):
+    """Weights and moments, bit for bit: rank against rank, and a resumed run against one that went on."""
+    (straight, resumed), (other, other_resumed) = (rank["half_copies"] for rank in ranks)
+    assert any(name.endswith("exp_avg_sq") and value.dtype == torch.bfloat16 for name, value in straight.items())
+    for found in (resumed, other, other_resumed):
+        assert found.keys() == straight.keys()
+        assert [name for name, value in straight.items() if not torch.equal(found[name], value)] == []
+
+
 def test_adapters_on_two_ranks_are_those_of_one_process(folder, ranks, first):
     table, images = make_batch(str(folder / "qwen2_5_vl"))
     learner = two_ranks.learner_of(folder / "qwen2_5_vl", lora=Lora(rank=2, alpha=8))

@@ -240,6 +240,35 @@ def half_moments(folder: Path, rank: int, out: dict[str, Any]) -> None:
     }
 
 
+def half_moments_in_copies(folder: Path, rank: int, out: dict[str, Any]) -> None:
+    """A whole copy on each rank, whose own generators differ; a checkpoint after the first of three updates."""
+    table, images = make_batch(str(folder))
+    table = split(table, 2, 2)
+    options = {
+        "optimiser": SMOOTH.model_copy(update={"state_dtype": "bfloat16"}),
+        "learner": {"sharding": Sharding(ranks=1)},
+    }
+    learner, resumed = (learner_of(folder, **options) for _ in range(2))
+    learner.update(table, [images], KL)
+    learner.save(str(folder / "half-copies"), {})
+    resumed.load(str(folder / "half-copies"))
+    for number, each in enumerate((learner, resumed)):
+        torch.manual_seed(10 * number + rank)
+        for _ in range(2):
+            each.update(table, [images], KL)
+    out["half_copies"] = [own_shards(each) for each in (learner, resumed)]
+
+
+def own_shards(learner: PolicyLearner) -> dict[str, torch.Tensor]:
+    """What this very rank holds of every weight and of its moments."""
+    found: dict[str, torch.Tensor] = {}
+    for name, p in learner.policy.named_parameters():
+        state = learner.optimiser.state.get(p, {})
+        for key, value in {"weight": p.detach(), **state}.items():
+            found[f"{name}/{key}"] = (value.to_local() if isinstance(value, DTensor) else value).clone()
+    return found
+
+
 def critic(folder: Path, rank: int, out: dict[str, Any]) -> None:
     """A critic's values of rows dealt to the ranks, its gradient, its first update, and a checkpoint."""
     table, images = make_batch(str(folder))
@@ -319,8 +348,8 @@ def main(rank: int, folder: Path) -> None:
     join("first")
     starts(folder, rank, out)
     families(folder, rank, out)
-    scenarios = (uneven, budgets, layouts_of_ranks, poisoned, mixed_precision, adapters, critic, exact_kl, half_moments)
-    for scenario in (*scenarios, before_the_cut):
+    scenarios = (uneven, budgets, layouts_of_ranks, poisoned, mixed_precision, adapters, critic, exact_kl)
+    for scenario in (*scenarios, half_moments, half_moments_in_copies, before_the_cut):
         scenario(tiny, rank, out)
     dist.destroy_process_group()
     if rank == 0:
