@@ -1,7 +1,8 @@
-"""Confidence intervals of means over a dataset, for replies that are independent of one another.
+"""Confidence intervals of means over a dataset, for tasks that are independent of one another.
 
-Shares (accuracies and rates): Wilson's score interval (Wilson, 1927), which holds at 0 and 1 too. Other means:
-Student's t, its quantile by the expansion of Abramowitz and Stegun 26.7.5.
+Shares (accuracies and rates): Wilson's score interval (Wilson, 1927), which holds at 0 and 1 too, for the number of
+independent replies that would have the standard error. Other means: Student's t with one degree of freedom less than
+there are tasks, its quantile by the expansion of Abramowitz and Stegun 26.7.5.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ Interval = tuple[float, float]
 def interval(name: str, estimate: Estimate, confidence: float = 0.95) -> Interval | None:
     """The interval of the metric `name` that covers its true mean with this confidence, in (0, 1).
 
-    None for a mean of a single value, which says nothing of its spread.
+    None for a mean of a single task, which says nothing of its spread.
 
-    >>> low, high = interval("miss_rate", Estimate(0.5, 4, 0.289))
+    >>> low, high = interval("miss_rate", Estimate.of([0.0, 0.0, 1.0, 1.0]))
     >>> round(low, 3), round(high, 3)
     (0.15, 0.85)
     """
@@ -27,10 +28,10 @@ def interval(name: str, estimate: Estimate, confidence: float = 0.95) -> Interva
         raise ValueError(f"confidence={confidence}: expected a share between 0 and 1, such as 0.95")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     if is_share(name):
-        return _wilson(estimate.mean, estimate.count, z)
+        return _wilson(estimate.mean, _independent(estimate), z)
     if estimate.standard_error is None:
         return None
-    reach = student_quantile(z, estimate.count - 1) * estimate.standard_error
+    reach = student_quantile(z, estimate.tasks - 1) * estimate.standard_error
     return estimate.mean - reach, estimate.mean + reach
 
 
@@ -39,7 +40,18 @@ def is_share(name: str) -> bool:
     return name.endswith("_rate") or "_acc_" in name or name == "caption_accuracy"
 
 
-def _wilson(share: float, count: int, z: float) -> Interval:
+def _independent(estimate: Estimate) -> float:
+    """How many independent replies would have a share's standard error, at most `count`: all, if each has its own task.
+
+    A share of 0 or 1 has an error of 0 whatever the draws of a task share: there tasks alone count.
+    """
+    if estimate.standard_error is None or estimate.mean in (0, 1):
+        return float(estimate.tasks)
+    variance = estimate.mean * (1 - estimate.mean) * estimate.tasks / (estimate.tasks - 1)
+    return variance / max(estimate.standard_error**2, variance / estimate.count)
+
+
+def _wilson(share: float, count: float, z: float) -> Interval:
     spread = z * z / count
     centre = (share + spread / 2) / (1 + spread)
     reach = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)

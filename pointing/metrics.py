@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +25,7 @@ THRESHOLDS = (0.25, 0.5, 0.75)
 FARTHEST = 10.0  # keypoint errors are cut here, lest one absurd number decide a mean
 
 _IDENTITY = Frame.identity()
+Drawn = tuple[Hashable, "Measurement"]  # a reply's task, and its measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,25 +148,36 @@ def normalise_caption(caption: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over `count` replies. `standard_error` takes them for independent; None for a single one.
+    """A mean over `count` replies to `tasks` tasks. `standard_error` is None for a single task.
+
+    Draws of one task are not independent: a hand that is easy to find is found in all of them. The error is therefore
+    that of a mean over tasks, however many draws each has (the ratio estimator of cluster sampling: W. G. Cochran,
+    Sampling Techniques, 1977, section 9A). With one reply a task it is the usual one.
 
     >>> Estimate.of([0.0, 1.0])
-    Estimate(mean=0.5, count=2, standard_error=0.5)
+    Estimate(mean=0.5, count=2, standard_error=0.5, tasks=2)
+    >>> Estimate.of([0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b"]).standard_error
+    0.5
     """
 
     mean: float
     count: int
     standard_error: float | None
+    tasks: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
-        """The mean of at least one value."""
+    def of(cls, values: Sequence[float], tasks: Sequence[Hashable] | None = None) -> Estimate:
+        """The mean of at least one value. `tasks` names the task of each; None: every value has its own."""
         count = len(values)
         mean = math.fsum(values) / count
-        if count == 1:
-            return cls(mean, 1, None)
-        variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-        return cls(mean, count, math.sqrt(variance / count))
+        by_task: dict[Hashable, list[float]] = {}
+        for name, value in zip(range(count) if tasks is None else tasks, values, strict=True):
+            by_task.setdefault(name, []).append(value - mean)
+        n = len(by_task)
+        if n == 1:
+            return cls(mean, count, None, 1)
+        variance = math.fsum(math.fsum(each) ** 2 for each in by_task.values()) / (n - 1)
+        return cls(mean, count, math.sqrt(n * variance) / count, n)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,30 +207,41 @@ class Summary:
         return out
 
 
-def summarise(measurements: Sequence[Measurement]) -> Summary:
-    """Means of IoU, accuracy at each threshold (overall, and by size of the target), errors and rates."""
-    positives = [m for m in measurements if not m.negative]
-    negatives = [m for m in measurements if m.negative]
-    values: dict[str, Iterable[float | None]] = {
-        "object_iou": (m.object_iou for m in positives),
-        "hand_iou": (m.hand_iou for m in positives),
-        "ray_error_deg": (m.ray_error for m in positives),
-        "ray_rate": (m.ray_found for m in positives),
-        "keypoint_error": (m.keypoint_error for m in positives),
-        "keypoint_rate": (m.keypoints_found for m in positives),
-        "caption_accuracy": (m.caption_correct for m in positives),
-        "format_rate": (m.well_formed for m in measurements),
-        "miss_rate": (not m.marked for m in positives),
-        "false_alarm_rate": (m.marked for m in negatives),
+def summarise(measurements: Sequence[Measurement], tasks: Sequence[Hashable] | None = None) -> Summary:
+    """Means of IoU, accuracy at each threshold (overall, and by size of the target), errors and rates.
+
+    `tasks` names the task of each measurement, so that standard errors know draws of one task; None: each has its own.
+    """
+    drawn = list(zip(range(len(measurements)) if tasks is None else tasks, measurements, strict=True))
+    positives = [(task, m) for task, m in drawn if not m.negative]
+    negatives = [(task, m) for task, m in drawn if m.negative]
+    estimates = {
+        "object_iou": _estimate(positives, lambda m: m.object_iou),
+        "hand_iou": _estimate(positives, lambda m: m.hand_iou),
+        "ray_error_deg": _estimate(positives, lambda m: m.ray_error),
+        "ray_rate": _estimate(positives, lambda m: m.ray_found),
+        "keypoint_error": _estimate(positives, lambda m: m.keypoint_error),
+        "keypoint_rate": _estimate(positives, lambda m: m.keypoints_found),
+        "caption_accuracy": _estimate(positives, lambda m: m.caption_correct),
+        "format_rate": _estimate(drawn, lambda m: m.well_formed),
+        "miss_rate": _estimate(positives, lambda m: not m.marked),
+        "false_alarm_rate": _estimate(negatives, lambda m: m.marked),
         **_accuracies(positives, ""),
     }
     for size in TARGET_SIZES:
-        values |= _accuracies([m for m in positives if m.target_size == size], f"_{size}")
-    known = {name: [float(v) for v in column if v is not None] for name, column in values.items()}
-    estimates = {name: Estimate.of(column) for name, column in known.items() if column}
-    return Summary(len(measurements), len(positives), len(negatives), estimates)
+        estimates |= _accuracies([(task, m) for task, m in positives if m.target_size == size], f"_{size}")
+    known = {name: estimate for name, estimate in estimates.items() if estimate is not None}
+    return Summary(len(drawn), len(positives), len(negatives), known)
 
 
-def _accuracies(measurements: Sequence[Measurement], suffix: str) -> dict[str, Iterable[float | None]]:
-    ious = [m.object_iou for m in measurements if m.object_iou is not None]
-    return {f"object_acc_{round(100 * t)}{suffix}": [iou >= t for iou in ious] for t in THRESHOLDS}
+def _estimate(drawn: Sequence[Drawn], value: Callable[[Measurement], float | None]) -> Estimate | None:
+    """Of the measurements on which there is a value; None where there is none."""
+    known = [(task, float(found)) for task, m in drawn if (found := value(m)) is not None]
+    return Estimate.of([found for _, found in known], [task for task, _ in known]) if known else None
+
+
+def _accuracies(drawn: Sequence[Drawn], suffix: str) -> dict[str, Estimate | None]:
+    def reaches(threshold: float) -> Callable[[Measurement], float | None]:
+        return lambda m: None if m.object_iou is None else m.object_iou >= threshold
+
+    return {f"object_acc_{round(100 * t)}{suffix}": _estimate(drawn, reaches(t)) for t in THRESHOLDS}

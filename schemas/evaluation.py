@@ -12,8 +12,8 @@ from schemas.task import Record
 class MetricEstimate(Record):
     """A mean over `count` replies. `low` and `high` bound it at the report's confidence.
 
-    Errors and bounds take the replies for independent of one another. They are absent where a single value says nothing
-    of its spread.
+    Errors and bounds take tasks for independent of one another, and replies of the same id for draws of one task. They
+    are absent where a single task says nothing of its spread.
 
     >>> MetricEstimate(mean=0.5, count=1).low is None
     True

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,7 +21,7 @@ from orchestrator.evaluation.overlays import contact_sheet, overlay
 from orchestrator.roles.cluster import Pending, Players
 from pointing.coordinates import Frame, Size
 from pointing.drawing import open_image
-from pointing.metrics import measure, summarise
+from pointing.metrics import Estimate, measure, summarise
 from schemas import batch
 from schemas.config import Sampling, Validation
 from schemas.task import Task
@@ -53,7 +52,8 @@ class Evaluation:
 def evaluate(players: Players, tasks: Sequence[Task], options: Validation, version: int, step: int) -> Evaluation:
     """Plays every task options.samples times at options.sampling, and once greedily if asked.
 
-    Each trajectory is scored against its own task. Standard errors are over tasks: draws of one are averaged first.
+    Each trajectory is scored against its own task. Standard errors are over tasks, since draws of one are not
+    independent.
     """
     by_id = {task.task_id: task for task in tasks}
     order = Order(f"validation-{step:06d}-sampled", tuple(tasks), options.samples, options.sampling)
@@ -79,30 +79,13 @@ def play(players: Players, order: Order, version: int) -> pa.Table:
 
 
 def numbers_of(table: pa.Table, tasks: dict[str, Task]) -> dict[str, float]:
-    """Mean reward and pointing.metrics of all replies.
-
-    Standard errors of the reward and of the object IoU are over tasks, whose draws are not independent.
-    """
+    """Mean reward and pointing.metrics of all replies, with standard errors over tasks."""
     rows = table.to_pylist()
-    measured = [measure(row["reply"], tasks[row["task_id"]].ground_truth, frame_of(row)) for row in rows]
     names = [str(row["task_id"]) for row in rows]
-    numbers = summarise(measured).flat()
-    numbers["reward"] = float(np.mean([row["reward"] for row in rows]))
-    for key, values in (("reward", [row["reward"] for row in rows]), ("object_iou", [m.object_iou for m in measured])):
-        error = _error_over_tasks(names, values)
-        if error is not None:
-            numbers[f"{key}_se"] = error
-    return numbers
-
-
-def _error_over_tasks(names: Sequence[str], values: Sequence[float | None]) -> float | None:
-    """Standard error of the mean over tasks of each task's mean; None for fewer than two tasks."""
-    by_task: dict[str, list[float]] = {}
-    for name, value in zip(names, values, strict=True):
-        if value is not None:
-            by_task.setdefault(name, []).append(value)
-    means = np.asarray([np.mean(each) for each in by_task.values()])
-    return float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else None
+    measured = [measure(row["reply"], tasks[row["task_id"]].ground_truth, frame_of(row)) for row in rows]
+    reward = Estimate.of([float(row["reward"]) for row in rows], names)
+    numbers = summarise(measured, names).flat() | {"reward": reward.mean}
+    return numbers if reward.standard_error is None else numbers | {"reward_se": reward.standard_error}
 
 
 def frame_of(row: dict[str, Any]) -> Frame:

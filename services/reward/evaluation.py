@@ -6,7 +6,7 @@ items --> rewards        \\
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from pointing.intervals import interval
 from pointing.metrics import TARGET_SIZES, Estimate, Measurement, measure, summarise
@@ -17,14 +17,18 @@ CONFIDENCE = 0.95
 
 
 def evaluate(items: Sequence[Item], reward: Reward, confidence: float = CONFIDENCE) -> EvaluationReport:
-    """Scores and measures at least one item. Raises ScoringError if a reward cannot be computed."""
+    """Scores and measures at least one item. Items of the same id are draws of one task; without one, each is a task.
+
+    Raises ScoringError if a reward cannot be computed.
+    """
+    tasks = [number if item.id is None else item.id for number, item in enumerate(items)]
     rewards = [score.reward for score in reward.score(items)]
     try:
-        mean = Estimate.of(rewards)
+        mean = Estimate.of(rewards, tasks)
     except OverflowError as error:
         raise ScoringError(f"rewards up to {max(map(abs, rewards)):g} are too large to average") from error
     measured = [measure(item.reply, item.truth, item.frame) for item in items]
-    summary = summarise(measured)
+    summary = summarise(measured, tasks)
     overall = {name: known for name, known in summary.estimates.items() if not name.endswith(TARGET_SIZES)}
     return EvaluationReport(
         replies=summary.replies,
@@ -33,12 +37,15 @@ def evaluate(items: Sequence[Item], reward: Reward, confidence: float = CONFIDEN
         confidence=confidence,
         reward=_bounded("reward", mean, confidence),
         metrics=_all_bounded(overall, confidence),
-        by_size={size: _of_size(measured, size, confidence) for size in TARGET_SIZES},
+        by_size={size: _of_size(measured, tasks, size, confidence) for size in TARGET_SIZES},
     )
 
 
-def _of_size(measured: Sequence[Measurement], size: str, confidence: float) -> dict[str, MetricEstimate]:
-    known = summarise([one for one in measured if one.target_size == size]).estimates
+def _of_size(
+    measured: Sequence[Measurement], tasks: Sequence[Hashable], size: str, confidence: float
+) -> dict[str, MetricEstimate]:
+    chosen = [(one, task) for one, task in zip(measured, tasks, strict=True) if one.target_size == size]
+    known = summarise([one for one, _ in chosen], [task for _, task in chosen]).estimates
     return _all_bounded({name: one for name, one in known.items() if not name.endswith(TARGET_SIZES)}, confidence)
 
 

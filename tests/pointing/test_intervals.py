@@ -43,6 +43,31 @@ def test_ninety_percent_cover_the_truth_about_ninety_times_in_a_hundred(name):
     assert 0.86 < inside / 2000 < 0.96
 
 
+@pytest.mark.parametrize("name", ["miss_rate", "object_iou"])
+def test_intervals_cover_the_truth_when_draws_of_a_task_are_alike(name):
+    """20 tasks of 3 draws that follow the task's own level; taken for independent, 60 draws would cover less often."""
+    draw = np.random.default_rng(6)
+    levels = draw.beta(0.5, 0.5, (2000, 20, 1))
+    values = (draw.random((2000, 20, 3)) < levels).astype(float) if name == "miss_rate" else levels.repeat(3, -1)
+    tasks = np.arange(20).repeat(3).tolist()
+    covered = {"tasks": 0, "draws": 0}
+    for row in values.reshape(2000, 60).tolist():
+        for key, estimate in (("tasks", Estimate.of(row, tasks)), ("draws", Estimate.of(row))):
+            low, high = interval(name, estimate, 0.9)
+            covered[key] += low <= 0.5 <= high
+    assert 0.86 < covered["tasks"] / 2000 < 0.95
+    assert covered["draws"] / 2000 < 0.83
+
+
+def test_a_share_without_spread_counts_tasks():
+    alone, drawn = Estimate.of([0.0] * 10), Estimate.of([0.0] * 30, list(range(10)) * 3)
+    assert interval("miss_rate", drawn) == interval("miss_rate", alone)
+    even = Estimate.of([0.0, 1.0] * 10, np.arange(10).repeat(2).tolist())  # no spread between tasks: draws count
+    assert interval("miss_rate", even) == interval("miss_rate", Estimate.of([0.0, 1.0] * 10))
+    low, high = interval("miss_rate", Estimate.of([0.0, 1.0, 1.0], ["a"] * 3))
+    assert high - low > 0.7  # one task, whatever its draws
+
+
 def test_every_metric_is_known_as_a_share_or_not():
     names = summarise([measure("<|box_start|>[0, 0, 9, 9]<|box_end|>", {"obj_bbox": [0, 0, 9, 9], "obj_name": "x"})])
     shares = {name for name in names.estimates if is_share(name)}

@@ -202,8 +202,26 @@ def test_an_empty_summary_has_counts_alone():
 
 
 def test_estimates():
-    assert Estimate.of([2.0]) == Estimate(2.0, 1, None)
-    assert Estimate.of([1.0, 2.0, 3.0, 4.0]) == Estimate(2.5, 4, pytest.approx(math.sqrt(5 / 3 / 4)))
+    assert Estimate.of([2.0]) == Estimate(2.0, 1, None, 1)
+    assert Estimate.of([1.0, 2.0, 3.0, 4.0]) == Estimate(2.5, 4, pytest.approx(math.sqrt(5 / 3 / 4)), 4)
+
+
+def test_draws_of_one_task_are_not_independent():
+    """Tasks of 2 and 2 draws with means 1.5 and 3.5: the error of two numbers 2 apart is 1."""
+    assert Estimate.of([1.0, 2.0, 3.0, 4.0], ["a", "a", "b", "b"]) == Estimate(2.5, 4, pytest.approx(1.0), 2)
+    assert Estimate.of([1.0, 2.0], ["a", "a"]) == Estimate(1.5, 2, None, 1)
+    # Tasks of 1 and 3 draws, mean 3: they exceed it by -3 and 3 together. sqrt(2 (9 + 9) / 1) / 4.
+    assert Estimate.of([0.0, 3.0, 4.0, 5.0], ["a", "b", "b", "b"]).standard_error == pytest.approx(6 / 4)
+
+
+def test_the_summary_s_errors_are_over_tasks():
+    once = [measure(GOOD, TRUTH, FRAME), measure(SILENT, TRUTH, FRAME), measure(SILENT, NEGATIVE, FRAME)]
+    alone, drawn = summarise(once), summarise([*once, *once, *once], ["a", "b", "c"] * 3)
+    assert drawn.estimates.keys() == alone.estimates.keys()
+    for name, estimate in drawn.estimates.items():
+        expected = alone[name]
+        assert (estimate.mean, estimate.count, estimate.tasks) == (expected.mean, 3 * expected.count, expected.count)
+        assert estimate.standard_error == pytest.approx(expected.standard_error), name
 
 
 def test_absurd_numbers_do_not_decide_a_mean():

@@ -36,12 +36,27 @@ def test_means_and_errors_are_those_of_tasks() -> None:
     )
     numbers = numbers_of(table, tasks)
     assert numbers["reward"] == pytest.approx(24 / 5)
-    # Task means 7, 0, 10: variance over tasks 26 1/3.
-    assert numbers["reward_se"] == pytest.approx(math.sqrt((79 / 3) / 3))
+    # What a task's draws exceed the mean by, together: 14 - 9.6, 0 - 9.6, 10 - 4.8. Of 3 tasks and 5 draws.
+    assert numbers["reward_se"] == pytest.approx(math.sqrt(3 * (4.4**2 + 9.6**2 + 5.2**2) / 2) / 5)
     assert numbers["object_iou"] == pytest.approx((1 + 0.5 + 0 + 0) / 4)
     # Task means 0.75 and 0: their standard deviation over the root of two tasks.
     assert numbers["object_iou_se"] == pytest.approx(0.75 / math.sqrt(2) / math.sqrt(2))
+    # Both draws of a task agree here, so that four draws say no more than two tasks.
+    assert numbers["miss_rate_se"] == pytest.approx(1 / math.sqrt(2) / math.sqrt(2))
     assert numbers["false_alarm_rate"] == 0
+
+
+def test_every_error_knows_the_draws_of_a_task() -> None:
+    """Three equal draws of each task: every error is that of one draw."""
+    truth = GroundTruth(obj_bbox=(0, 0, 10, 10), hand_bbox=(0, 0, 10, 10), obj_name="x")
+    tasks = {f"t{i}": Task(task_id=f"t{i}", prompt="?", ground_truth=truth) for i in range(6)}
+    replies = ["", *(BOX.format(f"0, 0, 10, {2 * i}") for i in range(1, 6))]
+    once = [row(f"t{i}", reply, float(i)) for i, reply in enumerate(replies)]
+    single, triple = (numbers_of(pa.Table.from_pylist(rows), tasks) for rows in (once, once * 3))
+    errors = {key: value for key, value in single.items() if key.endswith("_se")}
+    assert {key: triple[key] for key in errors} == pytest.approx(errors)
+    assert errors["hand_iou_se"] > 0
+    assert {"reward_se", "caption_accuracy_se", "object_acc_50_se", "miss_rate_se"} < errors.keys()
 
 
 def test_a_single_task_has_no_standard_error() -> None:

@@ -86,6 +86,30 @@ def test_the_service_s_numbers_are_those_of_the_functions(client: TestClient) ->
     }
 
 
+def test_items_of_one_id_are_draws_of_one_task(client: TestClient) -> None:
+    """Three equal draws of every task bound nothing more tightly than one draw; without ids they would."""
+    once = client.post("/v1/evaluate", json={"items": ITEMS}).json()
+    drawn = client.post("/v1/evaluate", json={"items": ITEMS * 3}).json()
+    assert drawn["replies"] == 15
+    for key in ("metrics", "by_size"):
+        assert bounds(drawn[key]) == pytest.approx(bounds(once[key]))
+    assert bounds(drawn["reward"]) == pytest.approx(bounds(once["reward"]))
+    nameless = [{key: value for key, value in item.items() if key != "id"} for item in ITEMS * 3]
+    apart = client.post("/v1/evaluate", json={"items": nameless}).json()
+    assert apart["reward"]["standard_error"] < 0.7 * once["reward"]["standard_error"]
+
+
+def bounds(report: Any, path: str = "") -> dict[str, float]:
+    """Every error and bound of a report, by where it stands."""
+    found: dict[str, float] = {}
+    for key, value in report.items():
+        if isinstance(value, dict):
+            found |= bounds(value, f"{path}{key}.")
+        elif key in ("standard_error", "low", "high") and value is not None:
+            found[path + key] = value
+    return found
+
+
 def test_more_confidence_is_a_wider_interval(client: TestClient) -> None:
     widths = []
     for confidence in (0.5, 0.9, 0.999):
