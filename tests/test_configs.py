@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pointing.coordinates import Frame, Size
+from pointing.rewards import PUBLISHED, score
 from schemas.config import SftConfig, TinyConfig, TrainConfig
 from schemas.config.file import load
 from schemas.config.service import ServiceConfig
@@ -30,6 +32,41 @@ def kind(file: Path) -> type:
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.name)
 def test_it_parses(file: Path) -> None:
     load(kind(file), file)
+
+
+HAND, TARGET = "<|box_start|>[10, 10, 40, 50]<|box_end|>", "<|box_start|>[60, 20, 80, 40]<|box_end|>"
+CALL = '<tool_call>{"name": "draw_ray", "start": [30, 30], "end": [60, 30], "color": "red"}</tool_call>'
+CAPTION = "<|caption_start|>cup<|caption_end|>"
+FRAME = Frame("pixels", Size(100, 60), Size(100, 60))
+TRUTH = {
+    "hand_bbox": [10, 10, 40, 50],
+    "pointing_keypoints": [[30, 30], [60, 30]],
+    "pointing_ray": {"start": [30, 30], "end": [60, 30]},
+    "obj_bbox": [60, 20, 80, 40],
+}
+# What each reply earns under the published rules but with negative_max 10, and where silence is not paid for.
+REPLIES = {
+    "silence to a negative": ("", None, 10.0, 0.0),
+    "an answer to a negative": ("<answer>Nobody is pointing.</answer>", None, 10.0, 10.0),
+    "a captioned box alone": (CAPTION + TARGET, TRUTH, 7.0, 0.0),
+    "the whole": (HAND + CALL + CAPTION + TARGET, TRUTH, 10.0, 10.0),
+    "an inverted box": (HAND + CALL + CAPTION + "<|box_start|>[80, 40, 60, 20]<|box_end|>", TRUTH, 10.0, 0.32),
+}
+SMALL_MODEL = {"quickstart.yaml", "ppo.yaml", "dapo.yaml"}  # whose measured numbers are of their rules
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.name)
+def test_what_shipped_configurations_pay_for(file: Path) -> None:
+    config = load(kind(file), file).config
+    if not isinstance(config, TrainConfig | ServiceConfig):
+        return
+    rules = config.reward.rules
+    earned = {name: score(reply, truth, FRAME, rules).reward for name, (reply, truth, *_) in REPLIES.items()}
+    if file.name == "published.yaml":
+        assert rules == PUBLISHED
+        assert (earned["silence to a negative"], earned["a captioned box alone"]) == (1.0, 7.0)
+        return
+    assert earned == pytest.approx({name: row[2 if file.name in SMALL_MODEL else 3] for name, row in REPLIES.items()})
 
 
 def test_the_quickstart_uses_every_role() -> None:
