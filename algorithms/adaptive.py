@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isfinite
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,49 +24,38 @@ Mapping = Literal["sqrt", "linear", "power", "log"]
 Baseline = Literal["moving_average", "batch"]
 
 
-@dataclass(frozen=True, slots=True)
-class AdaptiveOptions:
-    """How a group's spread becomes a weight. `initial` None starts G from the first batch that has any spread.
+class AdaptiveOptions(Protocol):
+    """How a group's spread becomes a weight: what `weights` reads, and who gives it has checked.
 
-    `baseline` "batch" takes this batch's mean + eps in place of G. `power` is read by the mapping of that name alone,
-    `log_alpha` by "log", `entropy_bins` by the statistic "entropy".
-
-    >>> AdaptiveOptions(clip_max=5.0).mapping
-    'sqrt'
+    `baseline` "batch" takes this batch's mean + eps in place of G. `initial` None starts G from the first batch that
+    has any spread. `power` is read by the mapping of that name alone, `log_alpha` by "log", `entropy_bins` by the
+    statistic "entropy".
     """
 
-    statistic: Statistic = "variance"
-    mapping: Mapping = "sqrt"
-    baseline: Baseline = "moving_average"
-    momentum: float = 0.95
-    eps: float = 1e-6
-    clip_min: float = 0.3
-    clip_max: float = 3.0
-    normalize: bool = False
-    initial: float | None = None
-    power: float = 0.5
-    log_alpha: float = 1.0
-    entropy_bins: int = 5
-
-    def __post_init__(self) -> None:
-        rules = {
-            f"momentum must lie in [0, 1], got {self.momentum}": 0 <= self.momentum <= 1,
-            f"eps must be > 0, got {self.eps}": self.eps > 0,
-            f"clip range must satisfy 0 <= clip_min <= clip_max, got [{self.clip_min}, {self.clip_max}]": 0
-            <= self.clip_min
-            <= self.clip_max,
-            f"initial must be > 0 or None, got {self.initial}": self.initial is None or self.initial > 0,
-            f"power must be > 0, got {self.power}": self.power > 0,
-            f"log_alpha must be > 0, got {self.log_alpha}": self.log_alpha > 0,
-            f"entropy_bins must be >= 2, got {self.entropy_bins}": self.entropy_bins >= 2,
-        }
-        broken = [rule for rule, holds in rules.items() if not holds]
-        if broken:
-            raise ValueError("adaptive weighting: " + "; ".join(broken))
-
-    def start(self) -> AdaptiveState:
-        """The state before the first batch; `weights` begins with it where it is given a state without G."""
-        return AdaptiveState(self.initial)
+    @property
+    def statistic(self) -> Statistic: ...
+    @property
+    def mapping(self) -> Mapping: ...
+    @property
+    def baseline(self) -> Baseline: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def eps(self) -> float: ...
+    @property
+    def clip_min(self) -> float: ...
+    @property
+    def clip_max(self) -> float: ...
+    @property
+    def normalize(self) -> bool: ...
+    @property
+    def initial(self) -> float | None: ...
+    @property
+    def power(self) -> float: ...
+    @property
+    def log_alpha(self) -> float: ...
+    @property
+    def entropy_bins(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +117,16 @@ def weights(
     group counts once in the mean, groups of one (s = 0) too. Raises ValueError for a score that is not finite and for
     a statistic that overflows.
 
-    >>> w, after, mean = weights(torch.tensor([0.0, 2.0]), torch.tensor([0, 0]), AdaptiveState(4.0), AdaptiveOptions())
-    >>> w.tolist(), round(after.g, 3), mean
-    ([0.5, 0.5], 3.85, 1.0)
+    Rewards 0 and 2 of one group have variance 1; with G = 4, sqrt and momentum 0.95 both weigh 0.5, and G becomes 3.85.
     """
     spread = group_statistic(scores, groups, options)
     if not spread.numel():
         return scores.to(torch.float64), state, 0.0
     mean = float(spread.mean())
-    state = options.start() if state.g is None else state
+    state = AdaptiveState(options.initial) if state.g is None else state
     g = state.g if state.g is not None else max(options.eps, mean)
     if not isfinite(g):
-        raise ValueError(f"adaptive state G is {g}: the checkpoint is damaged, restart G with AdaptiveOptions.start()")
+        raise ValueError(f"adaptive state G is {g}: the checkpoint is damaged")
     baseline = mean + options.eps if options.baseline == "batch" else max(options.eps, g)
     weight = _mapped(spread / baseline, options).clamp(options.clip_min, options.clip_max)[groups]
     if options.normalize:

@@ -1,4 +1,4 @@
-"""Advantage estimators by name, and the combinations that would silently do nothing.
+"""Advantage estimators by name.
 
 `ESTIMATORS[name](batch)` takes every estimator's inputs in one record and gives advantages for each token.
 """
@@ -8,21 +8,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol
 
 from torch import Tensor
 
 from algorithms.advantages import dr_grpo, grpo, grpo_passk, remax, rloo
-from algorithms.kl import KL_ESTIMATORS
-from algorithms.losses import LOSSES
 from algorithms.token_advantages import gae, reinforce_plus_plus, reinforce_plus_plus_baseline, token_rewards, whiten
+
+
+class GaeOptions(Protocol):
+    """What "gae" reads: lam of the advantages, return_lam of the returns, and whether advantages are whitened."""
+
+    @property
+    def lam(self) -> float: ...
+    @property
+    def return_lam(self) -> float: ...
+    @property
+    def whiten(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class EstimatorBatch:
     """What estimators read. scores, groups: [B]. mask: [B, T]. penalty: [B, T], taken off each token's reward.
 
-    greedy_scores [B] for "remax"; gamma for "gae" and "reinforce_plus_plus"; for "gae" values [B, T], lam of the
-    advantages, return_lam of the returns, and whether advantages are whitened.
+    greedy_scores [B] for "remax"; gamma for "gae" and "reinforce_plus_plus"; for "gae" values [B, T] and how they are
+    used.
 
     >>> import torch
     >>> batch = EstimatorBatch(torch.tensor([1.0, 3.0]), torch.tensor([0, 0]), torch.tensor([[1, 1], [0, 1]]))
@@ -37,9 +47,7 @@ class EstimatorBatch:
     greedy_scores: Tensor | None = None
     values: Tensor | None = None
     gamma: float = 1.0
-    lam: float = 0.95
-    return_lam: float = 1.0
-    whiten: bool = True
+    gae: GaeOptions | None = None
 
     @property
     def rewards(self) -> Tensor:
@@ -80,11 +88,11 @@ def _remax(batch: EstimatorBatch) -> Advantages:
 
 
 def _gae(batch: EstimatorBatch) -> Advantages:
-    if batch.values is None:
-        raise ValueError("advantage 'gae' needs values: the critic's, of every token")
-    advantages, _ = gae(batch.rewards, batch.values, batch.mask, batch.gamma, batch.lam)
-    _, returns = gae(batch.rewards, batch.values, batch.mask, batch.gamma, batch.return_lam)
-    return Advantages(whiten(advantages, batch.mask) if batch.whiten else advantages, returns)
+    if batch.values is None or batch.gae is None:
+        raise ValueError("advantage 'gae' needs values (the critic's, of every token) and how to use them")
+    advantages, _ = gae(batch.rewards, batch.values, batch.mask, batch.gamma, batch.gae.lam)
+    _, returns = gae(batch.rewards, batch.values, batch.mask, batch.gamma, batch.gae.return_lam)
+    return Advantages(whiten(advantages, batch.mask) if batch.gae.whiten else advantages, returns)
 
 
 ESTIMATORS: Mapping[str, Callable[[EstimatorBatch], Advantages]] = MappingProxyType(
@@ -99,54 +107,3 @@ ESTIMATORS: Mapping[str, Callable[[EstimatorBatch], Advantages]] = MappingProxyT
         "gae": _gae,
     }
 )
-BY_GROUP = frozenset({"grpo", "dr_grpo", "grpo_passk", "rloo"})  # what adaptive weights apply to
-NEEDS_GROUPS = BY_GROUP | {"reinforce_plus_plus_baseline"}
-LOSS_READS: Mapping[str, frozenset[str]] = MappingProxyType(
-    {
-        "ppo_clip": frozenset({"clip_low", "clip_high", "clip_dual"}),
-        "gspo": frozenset({"clip_low", "clip_high", "clip_dual"}),
-        "gspo_token": frozenset({"clip_low", "clip_high", "clip_dual"}),
-        "cispo": frozenset({"clip_low", "clip_high"}),
-        "sapo": frozenset({"tau_positive", "tau_negative"}),
-    }
-)
-
-
-def refuse(
-    *,
-    advantage: str,
-    loss: str,
-    samples_per_task: int,
-    adaptive: bool = False,
-    kl_loss: str | None = None,
-    gamma_set: bool = False,
-    gae_set: bool = False,
-) -> tuple[str, ...]:
-    """Why this combination would have no effect, or not the one asked for; empty if it is sound.
-
-    kl_loss: estimator of a KL term in the loss, None for no such term. gamma_set, gae_set: whether the user wrote them.
-    """
-    reasons = [
-        f"unknown {what} {name!r}; choose from {', '.join(known)}"
-        for what, name, known in (("advantage", advantage, ESTIMATORS), ("loss", loss, LOSSES))
-        if name not in known
-    ]
-    if kl_loss is not None and kl_loss not in KL_ESTIMATORS:
-        reasons.append(f"unknown KL estimator {kl_loss!r}; choose from {', '.join(KL_ESTIMATORS)}")
-    if kl_loss == "k1":
-        reasons.append("KL estimator 'k1' in the loss has an expected gradient of 0; use k2 or k3")
-    if adaptive and advantage not in BY_GROUP:
-        reasons.append(
-            f"adaptive weighting scales a group's advantages, which advantage {advantage!r} does not form by group; "
-            f"choose from {', '.join(sorted(BY_GROUP))}, or turn it off"
-        )
-    if samples_per_task < 2 and advantage in NEEDS_GROUPS:
-        reasons.append(
-            f"advantage {advantage!r} compares the samples of a task and {samples_per_task} sample leaves nothing to "
-            "compare: every advantage would be 0; draw at least 2, or use reinforce_plus_plus, remax or gae"
-        )
-    if gamma_set and advantage not in ("gae", "reinforce_plus_plus"):
-        reasons.append(f"advantage {advantage!r} does not discount: gamma has no effect; remove it")
-    if gae_set and advantage != "gae":
-        reasons.append(f"advantage {advantage!r} reads no values: the gae section has no effect; remove it")
-    return tuple(reasons)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import log1p
 from types import MappingProxyType
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,28 +22,29 @@ from algorithms.reductions import masked_mean, masked_sum, zero_unmasked
 LOG_RATIO_LIMIT = 20.0  # |log ratio| is clamped to this before exp: exp(20) is 5e8, beyond it the gradient would be inf
 
 
-@dataclass(frozen=True, slots=True)
-class LossOptions:
-    """Parameters of the policy losses. The ratio is clipped to [1 - clip_low, 1 + clip_high]; `clip_dual` bounds the
-    loss of a negative advantage at clip_dual * |A| (None: unbounded). The taus are SAPO's temperatures.
+class LossOptions(Protocol):
+    """What the policy losses read; None where the loss at hand does not. Who gives them has checked them.
 
-    >>> LossOptions(clip_high=0.28).clip_low
-    0.2
+    The ratio is clipped to [1 - clip_low, 1 + clip_high]; `clip_dual` bounds the loss of a negative advantage at
+    clip_dual * |A| (None: unbounded). The taus are SAPO's temperatures.
     """
 
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    clip_dual: float | None = 3.0
-    tau_positive: float = 1.0
-    tau_negative: float = 1.05
+    @property
+    def clip_low(self) -> float | None: ...
+    @property
+    def clip_high(self) -> float | None: ...
+    @property
+    def clip_dual(self) -> float | None: ...
+    @property
+    def tau_positive(self) -> float | None: ...
+    @property
+    def tau_negative(self) -> float | None: ...
 
-    def __post_init__(self) -> None:
-        if not (0 < self.clip_low < 1 and self.clip_high > 0):
-            raise ValueError(f"clip range needs 0 < low < 1 and high > 0, got {self.clip_low} and {self.clip_high}")
-        if self.clip_dual is not None and self.clip_dual <= 1 + self.clip_high:
-            raise ValueError(f"clip_dual {self.clip_dual} must exceed 1 + clip_high = {1 + self.clip_high}, or be null")
-        if not (self.tau_positive > 0 and self.tau_negative > 0):
-            raise ValueError(f"SAPO temperatures must be > 0, got {self.tau_positive} and {self.tau_negative}")
+
+def _given(value: float | None, name: str) -> float:
+    if value is None:
+        raise ValueError(f"this loss reads {name}, and it is None")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,7 @@ class LossStats:
 
 @dataclass(frozen=True, slots=True)
 class PolicyLoss:
-    """Loss of each token [B, T], 0 outside the mask, and the sums to log.
-
-    >>> zero = torch.zeros(1, 1)
-    >>> ppo_clip(zero, zero, torch.full((1, 1), 2.0), torch.ones(1, 1), LossOptions()).per_token.tolist()
-    [[-2.0]]
-    """
+    """Loss of each token [B, T], 0 outside the mask, and the sums to log."""
 
     per_token: Tensor
     stats: LossStats
@@ -112,8 +109,8 @@ def _held_by_surrogate(ratio: Tensor, advantages: Tensor, options: LossOptions) 
     dual = float("inf") if options.clip_dual is None else options.clip_dual
     positive, negative = advantages > 0, advantages < 0
     return _Held(
-        high=positive & (ratio > 1 + options.clip_high),
-        low=negative & (ratio < 1 - options.clip_low),
+        high=positive & (ratio > 1 + _given(options.clip_high, "clip_high")),
+        low=negative & (ratio < 1 - _given(options.clip_low, "clip_low")),
         dual=negative & (ratio > dual),
     )
 
@@ -122,8 +119,8 @@ def _held_by_weight(ratio: Tensor, advantages: Tensor, options: LossOptions) -> 
     """CISPO's weight: clipped on both sides whatever the sign of A. Where A is 0 it weighs nothing."""
     matters = advantages != 0
     return _Held(
-        high=matters & (ratio > 1 + options.clip_high),
-        low=matters & (ratio < 1 - options.clip_low),
+        high=matters & (ratio > 1 + _given(options.clip_high, "clip_high")),
+        low=matters & (ratio < 1 - _given(options.clip_low, "clip_low")),
         dual=torch.zeros_like(matters),
     )
 
@@ -148,9 +145,17 @@ def _result(per_token: Tensor, token_log_ratio: Tensor, ratio: Tensor, held: _He
     return PolicyLoss(zero_unmasked(per_token, mask), stats)
 
 
+def _clipped(log_ratio: Tensor, options: LossOptions) -> Tensor:
+    """The ratio, held between the clip bounds."""
+    low, high = _given(options.clip_low, "clip_low"), _given(options.clip_high, "clip_high")
+    return log_ratio.clamp(log1p(-low), log1p(high)).exp()
+
+
 def _clipped_surrogate(log_ratio: Tensor, advantages: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
     ratio = _ratio(log_ratio)
-    bounded = log_ratio.clamp(log1p(-options.clip_low), log1p(options.clip_high)).exp()
+    bounded = log_ratio.clamp(
+        log1p(-_given(options.clip_low, "clip_low")), log1p(_given(options.clip_high, "clip_high"))
+    ).exp()
     loss = torch.maximum(-advantages * ratio, -advantages * bounded)
     if options.clip_dual is not None:
         loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * options.clip_dual), loss)
@@ -201,7 +206,7 @@ def cispo(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, 
     """
     advantages = zero_unmasked(advantages, mask)
     log_ratio = _log_ratio(logprobs, proximal, mask)
-    weight = log_ratio.detach().clamp(log1p(-options.clip_low), log1p(options.clip_high)).exp()
+    weight = _clipped(log_ratio.detach(), options)
     loss = -advantages * weight * zero_unmasked(logprobs, mask)
     ratio = _ratio(log_ratio)
     return _result(loss, log_ratio, ratio, _held_by_weight(ratio, advantages, options), mask)
@@ -216,7 +221,8 @@ def sapo(logprobs: Tensor, proximal: Tensor, advantages: Tensor, mask: Tensor, o
     advantages = zero_unmasked(advantages, mask)
     log_ratio = _log_ratio(logprobs, proximal, mask)
     ratio = _ratio(log_ratio)
-    tau = torch.full_like(ratio, options.tau_positive).masked_fill(advantages < 0, options.tau_negative)
+    tau = torch.full_like(ratio, _given(options.tau_positive, "tau_positive"))
+    tau = tau.masked_fill(advantages < 0, _given(options.tau_negative, "tau_negative"))
     loss = -advantages * (4.0 / tau) * torch.sigmoid(tau * (ratio - 1.0))
     return _result(loss, log_ratio, ratio, _held_by_none(ratio), mask)
 

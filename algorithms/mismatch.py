@@ -8,7 +8,7 @@ Multiply the policy loss per token by these weights; they carry no gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -20,30 +20,19 @@ Mode = Literal["truncate", "mask"]
 LOG_RATIO_LIMIT = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class MismatchOptions:
+class MismatchOptions(Protocol):
     """level: one ratio per token, or the product over a row for all of its tokens. mode "truncate": min(ratio, limit);
     "mask": the ratio, and 0 where it lies outside [low, limit]; `low` None is 1 / limit, and read by "mask" alone.
-
-    >>> MismatchOptions(limit=4.0, mode="mask").lower
-    0.25
     """
 
-    level: Level = "token"
-    limit: float = 2.0
-    mode: Mode = "truncate"
-    low: float | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.limit < float("inf"):
-            raise ValueError(f"mismatch limit must be finite and at least 1 (agreement), got {self.limit}")
-        if self.low is not None and not 0 < self.low <= 1:
-            raise ValueError(f"mismatch low must lie in (0, 1], so that agreement (1) is kept, got {self.low}")
-
     @property
-    def lower(self) -> float:
-        """The smallest ratio that "mask" keeps."""
-        return 1 / self.limit if self.low is None else self.low
+    def level(self) -> Level: ...
+    @property
+    def limit(self) -> float: ...
+    @property
+    def mode(self) -> Mode: ...
+    @property
+    def low(self) -> float | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +40,6 @@ class ImportanceWeights:
     """Weights [B, T], 0 outside the mask, and sums over trained tokens: their number, how many the limit changed, the
     absolute difference of the log-probabilities, the ratio of each token, and k3, which estimates KL(sampler ||
     learner) without a sign; and the largest difference. Ratio and k3 are those of single tokens at every level.
-
-    >>> x = torch.tensor([[-1.0, -2.0]])
-    >>> importance_weights(x, x, torch.tensor([[1, 0]]), MismatchOptions()).weights.tolist()
-    [[1.0, 0.0]]
     """
 
     weights: Tensor
@@ -82,7 +67,8 @@ def importance_weights(
         limited = ratio > options.limit
         weights = ratio.clamp(max=options.limit)
     else:
-        limited = (ratio > options.limit) | (ratio < options.lower)
+        lower = 1 / options.limit if options.low is None else options.low
+        limited = (ratio > options.limit) | (ratio < lower)
         weights = ratio.masked_fill(limited, 0.0)
     gap = difference.abs()
     return ImportanceWeights(

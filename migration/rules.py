@@ -376,7 +376,8 @@ def share_out(per_node: Any, old: Settings) -> Outcome:
     nodes = int(number(old["trainer.nnodes"], "trainer.nnodes"))
     gpus = nodes * int(number(per_node, "trainer.n_gpus_per_node"))
     each = int(number(old["worker.rollout.tensor_parallel_size"], "tensor_parallel_size"))
-    references = 0 if old["algorithm.disable_kl"] else 1
+    without = old["algorithm.disable_kl"] or old["algorithm.kl_penalty"] == "full"  # that the learner holds itself
+    references = 0 if without else 1
     critic = old["algorithm.adv_estimator"] == "gae"
     trained = 2 if critic else 1
     ranks = 1 << max(0, (gpus // (2 * trained)).bit_length() - 1)  # a power of two divides most batches

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from algorithms.adaptive import AdaptiveOptions, AdaptiveState
+from algorithms.adaptive import AdaptiveState
 from algorithms.adaptive import weights as adaptive_weights
 from algorithms.estimators import ESTIMATORS, EstimatorBatch
 from algorithms.kl import KL_ESTIMATORS
@@ -125,13 +125,12 @@ def advantages(
         greedy_scores=None if greedy is None else _greedy_scores(scored, greedy),
         values=None if values is None else _finite_values(tokens.gather(values), scored),
         gamma=1.0 if algorithm.gamma is None else algorithm.gamma,
-        **(algorithm.gae or Gae()).model_dump(),
+        gae=algorithm.gae or Gae(),
     )
     found = ESTIMATORS[algorithm.advantage](batch)
     weights = torch.ones_like(rewards)
     if algorithm.adaptive is not None:
-        options = AdaptiveOptions(**algorithm.adaptive.model_dump())
-        weights, state, _ = adaptive_weights(rewards, groups, state, options)
+        weights, state, _ = adaptive_weights(rewards, groups, state, algorithm.adaptive)
     return Credit(
         advantages=tokens.spread((found.advantages * weights.unsqueeze(-1)).numpy()),
         returns=None if found.returns is None else tokens.spread(found.returns.numpy()),

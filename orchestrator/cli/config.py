@@ -48,10 +48,9 @@ def import_(
 ) -> None:
     """Turn a configuration of the published system into one of ours; see docs/migrating.md."""
     from migration.convert import import_config
-    from orchestrator.preflight.method import refuse_ineffective
 
     try:
-        imported = import_config(old, overrides or (), refuse=refuse_ineffective)
+        imported = import_config(old, overrides or ())
     except ConfigError as error:
         typer.echo(f"configuration refused:\n{error}", err=True)
         raise typer.Exit(2) from None

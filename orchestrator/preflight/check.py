@@ -16,7 +16,6 @@ from orchestrator.preflight.gpu_memory import gpu_memory_problems, memory_table
 from orchestrator.preflight.host_resources import disk_problems, host_memory_problems
 from orchestrator.preflight.job_paths import lost_paths
 from orchestrator.preflight.machines import check_machines, cluster_nodes
-from orchestrator.preflight.method import refuse_ineffective
 from orchestrator.preflight.model_files import check_model
 from orchestrator.preflight.problem import Findings, Problem, refuse
 from orchestrator.preflight.reward_settings import reward_problems
@@ -26,7 +25,7 @@ from orchestrator.run_folder.mirror import mirror_of
 from policy.conversation.model_info import ModelInfo
 from policy.network.footprint import Sizes, sizes_of
 from schemas.config import SftConfig, TrainConfig
-from schemas.config.file import ConfigError, Origins, SettingError
+from schemas.config.file import Origins, SettingError
 
 SAMPLE = 64  # rows of each file that are looked at unless all are asked for
 
@@ -61,7 +60,7 @@ def check(
     cluster, too small a machine is no problem.
     """
     plan = [plan_table(role_plans(config))]
-    found = Findings((*lost_paths(config), *_method_problems(config), *_mirror_problems(config)))
+    found = Findings((*lost_paths(config), *_mirror_problems(config)))
     model = check_model(config.model)
     found += Findings(model.problems)
     sizes = None
@@ -116,16 +115,6 @@ def _check_memory(config: TrainConfig | SftConfig, memory: Sequence[RoleMemory],
     if any("activations" not in role.parts for role in memory if role.role == "learner"):
         unchecked.append("GPU memory: activations, as nothing bounds a transcript; set learner.micro_batch_tokens")
     return Findings(gpu_memory_problems(config, memory), unchecked=tuple(unchecked))
-
-
-def _method_problems(config: TrainConfig | SftConfig) -> Iterator[Problem]:
-    """Parts of the method that do not work together."""
-    if isinstance(config, TrainConfig):
-        try:
-            refuse_ineffective(config)
-        except ConfigError as error:
-            for line in str(error).splitlines():
-                yield Problem("algorithm.advantage", config.algorithm.advantage, line, "change one of them")
 
 
 def _mirror_problems(config: TrainConfig | SftConfig) -> Iterator[Problem]:

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from algorithms.auxiliary import entropy_bonus
-from algorithms.estimators import LOSS_READS
 from algorithms.kl import KL_ESTIMATORS
-from algorithms.losses import LOSSES, LossOptions
-from algorithms.mismatch import MismatchOptions, importance_weights
+from algorithms.losses import LOSSES
+from algorithms.mismatch import importance_weights
 from algorithms.reductions import aggregate, masked_sum, token_weights
 from policy.learning.sums import SUMS, LossSums, packed
-from schemas.config import Algorithm
+from schemas.config import Algorithm, Mismatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +53,8 @@ class Objective:
     def __init__(self, algorithm: Algorithm | None) -> None:
         self._algorithm = algorithm
         if algorithm is not None:
-            loss = algorithm.loss
-            read = loss.model_dump(include=set(LOSS_READS[loss.name]))
-            self._options = LossOptions(**({"clip_dual": None} | read))
             self._correct = algorithm.mismatch is not None
-            self._mismatch = (
-                MismatchOptions(**algorithm.mismatch.model_dump()) if algorithm.mismatch else MismatchOptions()
-            )
+            self._mismatch = algorithm.mismatch or Mismatch()  # measured in any case
 
     @property
     def entropy_in_loss(self) -> bool:
@@ -86,7 +80,7 @@ class Objective:
             return _supervised(logprobs, entropy, targets)
         mask = targets.mask
         proximal = logprobs.detach() if targets.proximal is None else targets.proximal
-        policy = LOSSES[self._algorithm.loss.name](logprobs, proximal, targets.advantages, mask, self._options)
+        policy = LOSSES[self._algorithm.loss.name](logprobs, proximal, targets.advantages, mask, self._algorithm.loss)
         gap = importance_weights(proximal, targets.behaviour, mask, self._mismatch)
         policy_loss = policy.per_token * gap.weights if self._correct else policy.per_token
         per_token = policy_loss

@@ -6,7 +6,7 @@ value and a remedy. Files and dotted overrides are read by schemas/config/file.p
 One default lives in one place, here. Numbers that follow from others are properties (see `TrainConfig.plan`).
 """
 
-from schemas.config.algorithm import Adaptive, Advantage, Algorithm
+from schemas.config.algorithm import BY_GROUP, DISCOUNTS, NEEDS_GROUPS, Adaptive, Advantage, Algorithm
 from schemas.config.batch_plan import BatchPlan
 from schemas.config.checkpoint import Checkpoint
 from schemas.config.data import Data
@@ -27,6 +27,9 @@ from schemas.config.types import DType, Fraction, OnError
 from schemas.config.validation import Validation
 
 __all__ = [
+    "BY_GROUP",
+    "DISCOUNTS",
+    "NEEDS_GROUPS",
     "Adaptive",
     "Advantage",
     "Algorithm",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, model_validator
 
+from schemas.config.effect import refuse_unread
 from schemas.task import Record
 
 
@@ -31,8 +32,11 @@ class Kl(Record):
             raise ValueError("controller='adaptive' needs target and horizon; 0.1 and 10000 are usual")
         if self.coefficient == 0 and self.controller == "adaptive":
             raise ValueError("an adaptive controller cannot move a coefficient of 0; start it above 0")
-        if self.coefficient == 0 and self.place == "reward":
-            raise ValueError("place='reward' has no effect with coefficient=0; raise the coefficient or remove place")
+        if self.coefficient == 0:
+            remedy = "raise the coefficient, or remove it"
+            refuse_unread(self, "with coefficient=0, which measures no KL", "place", "estimator", remedy=remedy)
+        if self.coefficient > 0 and self.place == "loss" and self.estimator == "k1":
+            raise ValueError("estimator='k1' in the loss has an expected gradient of 0; use k2, k3 or full")
         if self.place == "reward" and self.exact:
             raise ValueError(
                 "place='reward' with estimator='full': the sampler would have to send its probability of every id in "

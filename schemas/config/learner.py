@@ -6,6 +6,7 @@ from typing import Any, Literal, cast
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from schemas.config.effect import refuse_unread
 from schemas.config.micro_batches import MicroBatches
 from schemas.config.types import DType, Fraction
 from schemas.task import Record
@@ -24,6 +25,13 @@ class Optimiser(Record):
     warmup_steps: NonNegativeInt = 0
     warmup_ratio: Fraction = 0.0  # of all optimiser steps, in place of warmup_steps
     min_ratio: Fraction = 0.0
+
+    @model_validator(mode="after")
+    def _effective(self) -> Optimiser:
+        if self.schedule == "constant":
+            remedy = "remove it, or set schedule to cosine or linear"
+            refuse_unread(self, "with schedule='constant', which never falls", "min_ratio", remedy=remedy)
+        return self
 
     @model_validator(mode="after")
     def _one_warmup(self) -> Optimiser:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from schemas.config.effect import refuse_unread
 from schemas.scoring import RewardRules
 from schemas.task import Record
 
@@ -87,6 +88,12 @@ class ServiceOptions(Record):
 
     @model_validator(mode="after")
     def _effective(self) -> ServiceOptions:
+        if self.port is None:
+            of_http = ("host", "token_env", "max_body_bytes", "max_items", "max_evaluation_bytes")
+            because = "without port, which opens the HTTP door"
+            refuse_unread(self, because, *of_http, "max_evaluation_items", remedy="set port, or remove it")
+        if self.function is None:
+            refuse_unread(self, "without function", "function_timeout_s", remedy="set function='path.py:name'")
         if self.autoscaling is not None and self.replicas != 1:
             raise ValueError(
                 f"replicas={self.replicas} has no effect with autoscaling; set autoscaling.min_replicas instead"

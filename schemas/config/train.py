@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
-from schemas.config.algorithm import Algorithm
+from schemas.config.algorithm import NEEDS_GROUPS, Algorithm
 from schemas.config.batch_plan import BatchPlan
 from schemas.config.checkpoint import Checkpoint
 from schemas.config.data import Data
+from schemas.config.effect import refuse_unread
 from schemas.config.learner import Critic, Learner
 from schemas.config.learner_rules import refuse_gpu_options_without_gpus, require_float32, require_whole_copies
 from schemas.config.model import Model
@@ -149,9 +150,17 @@ class TrainConfig(Record):
         return self
 
     @model_validator(mode="after")
+    def _roles_that_are_reserved_are_started(self) -> TrainConfig:
+        if not self.starts_reference:
+            why = "the exact KL is computed by the learner" if self.uses_reference else "algorithm.kl.coefficient is 0"
+            refuse_unread(self.resources, f"where no reference is started ({why})", "reference")
+        if self.critic is None:
+            refuse_unread(self.resources, "without a critic section", "critic")
+        return self
+
+    @model_validator(mode="after")
     def _groups_are_compared(self) -> TrainConfig:
-        alone = self.algorithm.advantage in ("reinforce_plus_plus", "remax", "gae")
-        if self.rollout.samples_per_task == 1 and not alone:
+        if self.rollout.samples_per_task == 1 and self.algorithm.advantage in NEEDS_GROUPS:
             raise ValueError(
                 f"rollout.samples_per_task=1 with algorithm.advantage={self.algorithm.advantage!r}: a group of one "
                 "has no advantage; draw at least 2 samples, or use reinforce_plus_plus, remax or gae"

@@ -17,12 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from algorithms.adaptive import AdaptiveOptions, AdaptiveState, weights
+from algorithms.adaptive import AdaptiveState, weights
 from algorithms.auxiliary import token_entropy, value_loss
-from algorithms.estimators import BY_GROUP, ESTIMATORS, EstimatorBatch
+from algorithms.estimators import ESTIMATORS, EstimatorBatch
 from algorithms.kl import KL_ESTIMATORS
-from algorithms.losses import LOSSES, LossOptions
+from algorithms.losses import LOSSES
 from algorithms.reductions import aggregate, count_denominator, group_index, token_weights
+from schemas.config import BY_GROUP, Gae
+from tests.algorithms.options import AdaptiveOptions, LossOptions
 
 NAN = float("nan")
 Rows = list[list[float]]
@@ -196,7 +198,7 @@ def estimate(name: str, rows: list[Row], width: int, penalised: bool, gamma: flo
             greedy_scores=torch.tensor([each.greedy for each in rows], dtype=torch.float64),
             values=column(rows, "value", width),
             gamma=gamma,
-            lam=lam,
+            gae=Gae(lam=lam),
         )
     )
     return packed(found.advantages, mask)

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from algorithms.adaptive import AdaptiveOptions, AdaptiveState, weights
+from algorithms.adaptive import AdaptiveState, weights
 from algorithms.advantages import dr_grpo, grpo
-from orchestrator.preflight.method import refuse_ineffective
 from schemas.config import TrainConfig
 from schemas.config.file import load
 
@@ -39,7 +38,6 @@ def overrides(methods: ModuleType, name: str) -> list[str]:
 def test_every_run_is_a_valid_configuration_of_its_own_method_and_equal_budget(methods: ModuleType) -> None:
     configs = {name: load(TrainConfig, methods.QUICKSTART, overrides(methods, name)).config for name in methods.METHODS}
     for config in configs.values():
-        refuse_ineffective(config)
         assert config.plan.trajectories * 31 == 7936
         assert (config.trainer.max_steps, config.run.seed) == (31, 3)
     assert configs["grpo"].algorithm.adaptive is None
@@ -54,10 +52,9 @@ def test_every_run_is_a_valid_configuration_of_its_own_method_and_equal_budget(m
 def test_the_scaled_dr_grpo_is_dr_grpo_over_one_standard_deviation(methods: ModuleType) -> None:
     config = load(TrainConfig, methods.QUICKSTART, overrides(methods, "dr_grpo_scaled")).config
     assert config.algorithm.adaptive is not None
-    options = AdaptiveOptions(**config.algorithm.adaptive.model_dump())
     scores = torch.tensor([0.0, 9.0, 4.0, 5.0, 5.0, 5.5, 1.0, 1.0], dtype=torch.float64)
     groups = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
-    weight, _, _ = weights(scores, groups, AdaptiveState(2.5), options)
+    weight, _, _ = weights(scores, groups, AdaptiveState(2.5), config.algorithm.adaptive)
     expected = dr_grpo(scores, groups) * (3 / 4) ** 0.5 / 2.5**0.5
     torch.testing.assert_close(weight * grpo(scores, groups), expected, rtol=1e-5, atol=0)
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from orchestrator.preflight.critic_settings import backbone_problems, pretrain_problems
-from orchestrator.preflight.method import refuse_ineffective
 from orchestrator.preflight.problem import refuse
 from orchestrator.train_run import run_training
 from policy.state.checkpoint import is_complete
@@ -77,15 +77,12 @@ def test_two_steps_of_ppo(scenes: Path, tmp_path: Path) -> None:
 def test_a_critic_that_cannot_work_is_refused_before_ray_starts(scenes: Path, tmp_path: Path) -> None:
     assert [*pretrain_problems(configured(scenes, tmp_path), total_steps=2)] == []
     assert [*backbone_problems(configured(scenes, tmp_path))] == []
-    refuse_ineffective(configured(scenes, tmp_path))
     with pytest.raises(ConfigError, match=r"critic\.pretrain_steps=1: leaves none of the run's 1 steps"):
         refuse(pretrain_problems(configured(scenes, tmp_path), total_steps=1))
     other = str(build_tiny(tmp_path / "other", "qwen3_vl"))
     with pytest.raises(ConfigError, match=r"critic\.path=.*: has family"):
         refuse(backbone_problems(configured(scenes, tmp_path, critic={"path": other})))
-    adaptive = configured(scenes, tmp_path, algorithm={"advantage": "gae", "adaptive": {}})
-    with pytest.raises(ConfigError, match="'gae' does not form by group"):
-        refuse_ineffective(adaptive)
-    plain = configured(scenes, tmp_path, algorithm={"gae": {"lam": 1.0}}, critic=None)
-    with pytest.raises(ConfigError, match="'grpo' reads no values: the gae section has no effect"):
-        refuse_ineffective(plain)
+    with pytest.raises(ValidationError, match="'gae' does not form by group"):
+        configured(scenes, tmp_path, algorithm={"advantage": "gae", "adaptive": {}})
+    with pytest.raises(ValidationError, match="the gae section has no effect: advantage 'grpo' reads no values"):
+        configured(scenes, tmp_path, algorithm={"gae": {"lam": 1.0}}, critic=None)
