@@ -143,10 +143,6 @@ def test_a_reward_function_that_cannot_be_loaded_and_a_token_that_is_not_set(
     assert "reward.token_env='UNSET_TOKEN': that environment variable is not set" in only(token)
 
 
-def test_a_method_whose_parts_do_not_work_together(found: Any) -> None:
-    assert "algorithm.advantage='remax'" in only(found(algorithm={"advantage": "remax", "adaptive": {}}))
-
-
 def test_a_mirror_that_no_package_knows(found: Any, tmp_path: Path) -> None:
     report = found(checkpoint={"mirror": "nope://bucket"})
     assert only(report).startswith("checkpoint.mirror='nope://bucket': Protocol not known: nope; install what the URL")
