@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
+from schemas.scoring import SCORE_TERMS
+
 _tokens = pa.list_(pa.int32())
 _floats = pa.list_(pa.float32())
 _grid = pa.list_(pa.int32(), 3)
@@ -51,7 +53,6 @@ IMAGES = _schema(
     ("png", pa.large_binary(), False),
 )
 
-SCORE_TERMS = ("hand_iou", "ray_cos", "kpt_score", "obj_iou", "stage2_format", "tool_count", "obj_box_count", "neg")
 SCORES = _schema(
     ("trajectory_id", pa.string(), False),
     ("reward", pa.float64(), False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat
 
@@ -10,6 +10,11 @@ from schemas.task import Record
 
 Side = Annotated[int, Field(ge=1, le=1_000_000)]  # pixels
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# The terms of the built-in reward that are kept for every trajectory, and that dynamic sampling may look at.
+ScoreTerm = Literal[
+    "hand_iou", "ray_cos", "kpt_score", "obj_iou", "stage2_format", "tool_count", "obj_box_count", "neg"
+]
+SCORE_TERMS: tuple[ScoreTerm, ...] = get_args(ScoreTerm)
 
 
 class RewardRules(Record):

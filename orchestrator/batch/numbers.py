@@ -8,7 +8,7 @@ import pyarrow as pa
 from orchestrator.batch.assemble import Assembled
 from orchestrator.batch.lengths import trained_tokens
 from policy.learning.learner import UpdateReport
-from schemas.batch import SCORE_TERMS
+from schemas.scoring import SCORE_TERMS
 
 
 def batch_numbers(assembled: Assembled) -> dict[str, float]:

@@ -9,20 +9,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from schemas.scoring import RewardRules
+from schemas.scoring import RewardRules, ScoreTerm
 from schemas.task import Record
 
-ScoreKey = Literal[
-    "reward",
-    "hand_iou",
-    "ray_cos",
-    "kpt_score",
-    "obj_iou",
-    "stage2_format",
-    "tool_count",
-    "obj_box_count",
-    "neg",
-]
+ScoreKey = Literal["reward", ScoreTerm]
 
 
 def score_range(key: ScoreKey, rules: RewardRules) -> tuple[float, float]:

@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from pointing import rewards
 from pointing.coordinates import Frame, Size
-from schemas.batch import ROLLOUT, SCORE_TERMS, SCORES, check
-from schemas.scoring import FrameSpec, ItemScore, RewardRules, ScoreItem
+from schemas.batch import ROLLOUT, SCORES, check
+from schemas.scoring import SCORE_TERMS, FrameSpec, ItemScore, RewardRules, ScoreItem
 from services.http.not_answered import NotAnsweredError
 
 

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from schemas.batch import SCORE_TERMS
+from schemas.batch import SCORES
 from schemas.config import BatchPlan, SftConfig, TrainConfig
 from schemas.config.file import ConfigError, load, to_yaml
 from schemas.config.method import ScoreKey
@@ -156,7 +156,7 @@ def test_thresholds_of_a_reward_of_one_s_own_are_not_judged_by_the_built_in_rang
 
 
 def test_the_keys_of_dynamic_sampling_are_the_columns_of_scores() -> None:
-    assert get_args(ScoreKey) == ("reward", *SCORE_TERMS)
+    assert get_args(ScoreKey) == tuple(SCORES.names[1:])
 
 
 def test_every_problem_is_listed_at_once(tmp_path: Path) -> None:

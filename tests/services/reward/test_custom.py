@@ -15,9 +15,8 @@ from fastapi.testclient import TestClient
 
 from pointing import rewards
 from pointing.coordinates import Frame, Size
-from schemas.batch import SCORE_TERMS
 from schemas.config.service import ServiceOptions
-from schemas.scoring import RewardRules
+from schemas.scoring import SCORE_TERMS, RewardRules
 from services.reward.custom import CustomReward, open_reward
 from services.reward.routes import build_api
 from services.reward.scoring import BuiltIn, Item, Scored, ScoringError, score_table

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 
 from pointing import rewards
-from schemas.batch import SCORE_TERMS, SCORES, SchemaError
-from schemas.scoring import FrameSpec, RewardRules, ScoreItem
+from schemas.batch import SCORES, SchemaError
+from schemas.scoring import SCORE_TERMS, FrameSpec, RewardRules, ScoreItem
 from services.reward import scoring
 
 RULES = RewardRules(negative_max=10.0)
