@@ -50,19 +50,19 @@ def group_index(ids: Iterable[Hashable]) -> Tensor:
     return torch.tensor([seen.setdefault(name, len(seen)) for name in ids], dtype=torch.int64)
 
 
-def count_denominator(kind: Denominator, mask: Tensor, constant: float | None = None) -> float:
-    """What the loss of one optimiser step is divided by, counted over all its rows [B, T], on every rank.
+def count_denominator(kind: Denominator, trained: Tensor, constant: float | None = None) -> float:
+    """What the loss of one optimiser step is divided by, from the trained tokens of all its rows [B], on every rank.
 
     "token": trained tokens. "sequence": rows with a trained token. "constant": `constant` itself (Dr. GRPO, arXiv
     2503.20783: rows times the longest reply allowed). Never 0: an empty batch counts as 1.
 
-    >>> count_denominator("token", torch.tensor([[1, 1, 0], [1, 0, 0], [0, 0, 0]]))
+    >>> count_denominator("token", torch.tensor([2, 1, 0]))
     3.0
     """
     if kind == "token":
-        return max(1.0, float(mask.bool().sum()))
+        return max(1.0, float(trained.sum()))
     if kind == "sequence":
-        return max(1.0, float(mask.bool().any(-1).sum()))
+        return max(1.0, float((trained > 0).sum()))
     if constant is None or not 0 < constant < float("inf"):
         raise ValueError(f"denominator 'constant' needs a finite constant > 0, got {constant}")
     return float(constant)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from actors.player import Order
 from orchestrator.after_step import Watch
-from orchestrator.batch.assemble import assemble
+from orchestrator.batch.assemble import StageTables, assemble
 from orchestrator.batch.dynamic_sampling import refill_of
 from orchestrator.batch.greedy_baseline import baseline_of
 from orchestrator.batch.numbers import batch_numbers, learner_numbers
@@ -31,18 +31,8 @@ def train(config: TrainConfig, cluster: Cluster, progress: Progress, watch: Watc
         filled = refill.complete(order, cluster.play(order, version=step), progress)
         greedy = baseline.play(step, filled.tasks)
         shards = filled.shards
-        batch = assemble(
-            shards.rollouts,
-            shards.scores,
-            shards.reference,
-            greedy,
-            config.algorithm,
-            progress.plan,
-            progress.position.adaptive,
-            progress.kl.coef,
-            shards.values,
-            config.critic_plan,
-        )
+        returned = StageTables(shards.rollouts, shards.scores, shards.reference, shards.values, greedy)
+        batch = assemble(returned, progress.method)
         lesson = cluster.critic.update(batch.critic, shards.images)
         learned = cluster.learner.update(batch.training, shards.images, progress.kl.coef)
         cluster.publish_weights(version=step + 1)

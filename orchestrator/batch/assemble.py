@@ -12,20 +12,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from algorithms.adaptive import AdaptiveState
-from algorithms.reductions import group_index
+from algorithms.reductions import Denominator, count_denominator, group_index
 from orchestrator.batch.credit import Floats, advantages, kl_penalty
 from orchestrator.batch.lengths import cut, shaped_rewards, without_cut
 from schemas import batch
-from schemas.config import Algorithm, BatchPlan, Loss
+from schemas.config import Algorithm, BatchPlan
 
 Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class StageTables:
+    """What the stages returned of one step: their tables, shard by shard.
+
+    `reference` and `values`, the critic's, are None where there is no such stage; `greedy` is the reward of each task's
+    greedy reply, by task_id, where the advantage is measured against it.
+    """
+
+    rollouts: Sequence[pa.Table]
+    scores: Sequence[pa.Table]
+    reference: Sequence[pa.Table] | None = None
+    values: Sequence[pa.Table] | None = None
+    greedy: Mapping[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepMethod:
+    """How one step is learnt from: the algorithm, the batch plans, and what moves from step to step.
+
+    `kl_coefficient` is that of a KL penalty in the reward; one in the loss is the learner's. `critic_plan` says how the
+    critic learns, None without one. A plan of no optimiser steps gives no rows.
+    """
+
+    algorithm: Algorithm
+    plan: BatchPlan
+    adaptive: AdaptiveState
+    kl_coefficient: float
+    critic_plan: BatchPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,56 +72,45 @@ class Assembled:
     masked: npt.NDArray[np.bool_]  # trajectories left out of the loss because they were cut
 
 
-def assemble(
-    rollouts: Sequence[pa.Table],
-    scores: Sequence[pa.Table],
-    reference: Sequence[pa.Table] | None,
-    greedy: Mapping[str, float] | None,
-    algorithm: Algorithm,
-    plan: BatchPlan,
-    adaptive: AdaptiveState,
-    kl_coefficient: float,
-    values: Sequence[pa.Table] | None = None,
-    critic_plan: BatchPlan | None = None,
-) -> Assembled:
-    """Builds the TRAINING table of one step, without rows where `plan` has no optimiser steps; with a critic, its
-    CRITIC table too. Raises SchemaError when the stages' rows do not match.
-
-    `greedy` is the reward of each task's greedy reply, by task_id, where the advantage is measured against it.
-    `kl_coefficient` is that of a KL penalty in the reward; one in the loss is the learner's. `values` are the critic's,
-    `critic_plan` says how it learns.
+def assemble(returned: StageTables, method: StepMethod) -> Assembled:
+    """Builds the TRAINING table of one step; with a critic, its CRITIC table too.
 
     Rows of the same group stay in one optimiser step. Within it they are dealt to ranks by length, so that ranks have
-    equal counts and nearly equal work, and micro-batches hold rows of similar length.
+    equal counts and nearly equal work, and micro-batches hold rows of similar length. Raises SchemaError when the
+    stages' rows do not match.
     """
-    rollout = batch.concat(rollouts, batch.ROLLOUT, "assemble: rollouts")
+    algorithm, loss = method.algorithm, method.algorithm.loss
+    rollout = batch.concat(returned.rollouts, batch.ROLLOUT, "assemble: rollouts")
     if algorithm.mask_truncated:
         rollout = without_cut(rollout)
-    scored = batch.join(rollout, batch.concat(scores, batch.SCORES, "assemble: scores"), "assemble: scores")
+    scored = batch.join(rollout, batch.concat(returned.scores, batch.SCORES, "assemble: scores"), "assemble: scores")
     rewards = scored.column("reward").to_numpy()
     if not np.isfinite(rewards).all():
         bad = scored.column("trajectory_id")[int(np.flatnonzero(~np.isfinite(rewards))[0])].as_py()
         raise batch.SchemaError(f"assemble: the reward of trajectory {bad} is not finite; the reward must be an error")
 
     joined = rollout
-    if reference is not None:
+    if returned.reference is not None:
         joined = batch.join(
-            joined, batch.concat(reference, batch.REFERENCE, "assemble: reference"), "assemble: reference"
+            joined, batch.concat(returned.reference, batch.REFERENCE, "assemble: reference"), "assemble: reference"
         )
     else:
         nothing = pa.nulls(rollout.num_rows, batch.TRAINING.field("reference_logprobs").type)
         joined = joined.append_column("reference_logprobs", nothing)
-    penalty = kl_penalty(joined, algorithm.kl, kl_coefficient)
-    if values is not None:
-        joined = batch.join(joined, batch.concat(values, batch.VALUES, "assemble: values"), "assemble: values")
-    credit = advantages(scored, algorithm, adaptive, greedy, penalty, joined.column("values") if values else None)
+    penalty = kl_penalty(joined, algorithm.kl, method.kl_coefficient)
+    if returned.values is not None:
+        joined = batch.join(joined, batch.concat(returned.values, batch.VALUES, "assemble: values"), "assemble: values")
+    values = joined.column("values") if returned.values is not None else None
+    credit = advantages(scored, algorithm, method.adaptive, returned.greedy, penalty, values)
     joined = joined.append_column("advantages", credit.advantages)
     critic = batch.CRITIC.empty_table()
-    if critic_plan is not None and credit.returns is not None:
+    if method.critic_plan is not None and credit.returns is not None:
         learned = joined.append_column("returns", credit.returns)
-        critic = _dealt(learned, critic_plan, batch.CRITIC, lambda table: _count(table, "token"))
+        critic = _dealt(learned, method.critic_plan, batch.CRITIC, lambda table: _denominator(table, "token"))
     return Assembled(
-        training=_dealt(joined, plan, batch.TRAINING, lambda table: _denominator(table, algorithm.loss)),
+        training=_dealt(
+            joined, method.plan, batch.TRAINING, lambda table: _denominator(table, loss.denominator, loss.constant)
+        ),
         critic=critic,
         scored=scored,
         adaptive=credit.adaptive,
@@ -139,15 +159,7 @@ def _optimiser_step(
     return pa.table(columns, schema=schema)
 
 
-def _denominator(table: pa.Table, loss: Loss) -> float:
-    """What the policy's loss of one optimiser step divides by, over all ranks and micro-batches."""
-    if loss.denominator == "constant":
-        assert loss.constant is not None
-        return loss.constant
-    return _count(table, loss.denominator)
-
-
-def _count(table: pa.Table, kind: Literal["token", "sequence"]) -> float:
-    """Trained tokens, or rows that have any; never 0."""
-    trained = np.asarray([np.sum(mask.as_py()) for mask in table.column("mask")])
-    return max(1.0, float(np.sum(trained > 0) if kind == "sequence" else np.sum(trained)))
+def _denominator(table: pa.Table, kind: Denominator, constant: float | None = None) -> float:
+    """What a loss of one optimiser step divides by, over all ranks and micro-batches."""
+    trained = torch.tensor([int(np.sum(mask.as_py())) for mask in table.column("mask")])
+    return count_denominator(kind, trained, constant)

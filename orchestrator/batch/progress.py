@@ -11,6 +11,7 @@ from typing import Any
 
 from algorithms.adaptive import AdaptiveState
 from algorithms.kl import AdaptiveKL, FixedKL, KLController
+from orchestrator.batch.assemble import StepMethod
 from pointing.sampler import Cursor, Sampler
 from schemas.config import BatchPlan, Kl, TrainConfig
 from schemas.task import Task
@@ -91,6 +92,12 @@ class Progress:
         """The policy's plan for the current step: one of no optimiser steps while only the critic learns."""
         plan = self._config.plan
         return replace(plan, epochs=0) if self.position.step < self._config.pretrain_steps else plan
+
+    @property
+    def method(self) -> StepMethod:
+        """How the current step is learnt from."""
+        config, position = self._config, self.position
+        return StepMethod(config.algorithm, self.plan, position.adaptive, self.kl.coef, config.critic_plan)
 
     @property
     def kl(self) -> KLController:

@@ -272,7 +272,7 @@ def averaged(values: Rows, kind: str) -> float:
 @given(rows=batches, data=st.data())
 def test_losses_however_the_batch_is_split(name: str, kind: Any, rows: list[Row], data: st.DataObject) -> None:
     width = width_of(rows)
-    denominator = count_denominator(kind, mask_of(rows, width), 64.0)
+    denominator = count_denominator(kind, mask_of(rows, width).bool().sum(-1), 64.0)
     now = column(rows, "now", width).requires_grad_()
 
     def part(members: list[int]) -> Tensor:

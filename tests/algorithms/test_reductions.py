@@ -43,21 +43,21 @@ def test_nan_outside_the_mask_does_not_reach_the_gradient() -> None:
 
 
 def test_denominators_by_hand() -> None:
-    assert count_denominator("token", HOLES) == 4.0
-    assert count_denominator("sequence", HOLES) == 2.0
-    assert count_denominator("constant", HOLES, 96.0) == 96.0
-    assert count_denominator("token", torch.zeros(2, 3)) == 1.0
-    assert count_denominator("sequence", torch.zeros(2, 3)) == 1.0
+    assert count_denominator("token", HOLES.bool().sum(-1)) == 4.0
+    assert count_denominator("sequence", HOLES.bool().sum(-1)) == 2.0
+    assert count_denominator("constant", HOLES.bool().sum(-1), 96.0) == 96.0
+    assert count_denominator("token", torch.zeros(2)) == 1.0
+    assert count_denominator("sequence", torch.zeros(2)) == 1.0
     for bad in (None, 0.0, -1.0, math.inf, NAN):
         with pytest.raises(ValueError, match="finite constant > 0"):
-            count_denominator("constant", HOLES, bad)
+            count_denominator("constant", HOLES.bool().sum(-1), bad)
 
 
 def test_sequence_average_is_the_mean_of_the_rows_means() -> None:
     x = torch.tensor([[9.0, 1.0, 2.0, 9.0, 6.0], [4.0, 9.0, 9.0, 9.0, 9.0], [9.0] * 5])
-    loss = aggregate(x, token_weights("sequence", HOLES), count_denominator("sequence", HOLES))
+    loss = aggregate(x, token_weights("sequence", HOLES), count_denominator("sequence", HOLES.bool().sum(-1)))
     assert loss.item() == pytest.approx((3.0 + 4.0) / 2, rel=1e-6)
-    loss = aggregate(x, token_weights("token", HOLES), count_denominator("token", HOLES))
+    loss = aggregate(x, token_weights("token", HOLES), count_denominator("token", HOLES.bool().sum(-1)))
     assert loss.item() == pytest.approx(13.0 / 4, rel=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_any_split_gives_the_same_gradient(rows: list[list[bool]], kind: Denomin
     generator = torch.Generator().manual_seed(len(rows))
     x = torch.randn(mask.shape, generator=generator, dtype=torch.float64)
     w = torch.ones((), dtype=torch.float64, requires_grad=True)
-    denominator = count_denominator(kind, mask, 7.0 if kind == "constant" else None)
+    denominator = count_denominator(kind, mask.bool().sum(-1), 7.0 if kind == "constant" else None)
 
     def gradient(part: torch.Tensor) -> float:
         per_token = (w * x[part]).exp()

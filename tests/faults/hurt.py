@@ -122,9 +122,9 @@ class Recoveries(orchestrator.roles.cluster.Recoveries):
         return super().begin(error, group)
 
 
-def assemble(rollouts: Any, *others: Any) -> Any:
-    hurt("driver", step_of(rollouts[0]))
-    return plain_assemble(rollouts, *others)
+def assemble(returned: Any, method: Any) -> Any:
+    hurt("driver", step_of(returned.rollouts[0]))
+    return plain_assemble(returned, method)
 
 
 MARKS = Path(sys.argv[-1]).with_suffix(".hurt").absolute()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import algorithms.advantages
 from algorithms.adaptive import AdaptiveState
-from orchestrator.batch.assemble import Assembled, assemble
+from orchestrator.batch.assemble import Assembled, StageTables, StepMethod, assemble
 from orchestrator.batch.lengths import shaped_rewards
 from orchestrator.batch.numbers import batch_numbers
 from schemas import batch
@@ -70,18 +70,8 @@ def run(
     table = rollout(lengths, plan.samples)
     bounds = [round(i * len(table) / shards) for i in range(shards + 1)]
     parts = [table.slice(a, b - a) for a, b in itertools.pairwise(bounds)]
-    return assemble(
-        parts,
-        [scores(rewards)],
-        None if reference is None else [reference],
-        greedy,
-        algorithm or Algorithm(),
-        plan,
-        AdaptiveState(),
-        0.5,
-        values,
-        critic,
-    )
+    returned = StageTables(parts, [scores(rewards)], None if reference is None else [reference], values, greedy)
+    return assemble(returned, StepMethod(algorithm or Algorithm(), plan, AdaptiveState(), 0.5, critic))
 
 
 def by_id(out: Assembled) -> dict[str, list[float]]:
@@ -371,7 +361,8 @@ def test_trajectories_that_were_cut_can_be_left_out_of_the_loss(loss: Loss, expe
     at = table.schema.get_field_index("ended_by")
     table = table.set_column(at, table.schema.field(at), pa.array(CUT_ROWS))
     algorithm = Algorithm(advantage="dr_grpo", loss=loss, mask_truncated=True)
-    out = assemble([table], [scores([1.0, 2.0, 4.0, 8.0])], None, None, algorithm, PLAN, AdaptiveState(), 0.0)
+    returned = StageTables([table], [scores([1.0, 2.0, 4.0, 8.0])])
+    out = assemble(returned, StepMethod(algorithm, PLAN, AdaptiveState(), 0.0))
     assert out.masked.tolist() == [False, True, True, False]
     masks = dict(zip(*(out.training.column(n).to_pylist() for n in ("trajectory_id", "mask")), strict=True))
     assert (sum(masks["t1"]), sum(masks["t2"])) == (0, 0)
@@ -380,7 +371,7 @@ def test_trajectories_that_were_cut_can_be_left_out_of_the_loss(loss: Loss, expe
     assert batch_numbers(out)["reply/trained_tokens"] == 9
     assert by_id(out)["t0"][1] == -0.5  # the cut ones still count in their group's mean
     assert set(by_id(out)["t1"]) == {0.0}
-    kept = assemble([table], [scores([1.0, 2.0, 4.0, 8.0])], None, None, Algorithm(), PLAN, AdaptiveState(), 0.0)
+    kept = assemble(returned, StepMethod(Algorithm(), PLAN, AdaptiveState(), 0.0))
     assert not kept.masked.any()
     assert sum(map(sum, kept.training.column("mask").to_pylist())) == 18
     assert batch_numbers(kept)["reply/trained_tokens"] == 18

@@ -11,7 +11,7 @@ import pytest
 
 from actors.player import Order
 from algorithms.adaptive import AdaptiveState
-from orchestrator.batch.assemble import assemble
+from orchestrator.batch.assemble import StageTables, StepMethod, assemble
 from orchestrator.batch.dynamic_sampling import DynamicRefill, EveryGroup, Group, choose, judge, refill_of
 from orchestrator.batch.progress import Position, Progress
 from orchestrator.roles.cluster import Cluster, Collected
@@ -140,16 +140,8 @@ def test_the_batch_that_comes_out_is_one_that_assembles() -> None:
     settings = config(max_rounds=8)
     out = filled(stage, settings, Progress(settings, TASKS, Position()))
     shards = out.shards
-    got = assemble(
-        shards.rollouts,
-        shards.scores,
-        shards.reference,
-        None,
-        settings.algorithm,
-        settings.plan,
-        AdaptiveState(),
-        0.05,
-    )
+    returned = StageTables(shards.rollouts, shards.scores, shards.reference)
+    got = assemble(returned, StepMethod(settings.algorithm, settings.plan, AdaptiveState(), 0.05))
     assert got.training.num_rows == settings.plan.trajectories
     assert sorted(got.scored.column("reward").to_pylist()) == [4.0] * 3 + [6.0] * 3
     assert all(any(row) for row in got.training.column("advantages").to_pylist())
