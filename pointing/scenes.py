@@ -2,7 +2,7 @@
 
     seed -> lay_out (where things are) -> paint (pixels)          -> Scene
                                        -> boxes, points, ray, name
-    write_scenes: Scene x N -> images/*.png, train.jsonl, validation.jsonl, test.jsonl, scenes.json
+    write_scenes: Scene x N -> images/*.png, train.jsonl, validation.jsonl, test.jsonl, written.list
 
 A scene depends on its seed and options alone, whatever was drawn before it. Ground truth is in pixels of the image,
 counted from the outer edge of the first pixel, to a tenth.
@@ -12,10 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from files.owned import holds, writing_folder
 from pointing.drawing import encode_png
 from pointing.prompts import QUESTION
 from pointing.scene_drawing import Brush, mask_tile, paint, tile_box
@@ -46,7 +43,6 @@ __all__ = ["COLOURS", "FAR", "SHAPES", "Scene", "SceneObject", "SceneOptions", "
 PROMPT = f"<image>{QUESTION}"
 SPLITS = ("train", "validation", "test")
 SEEDS_PER_SPLIT = 10_000_000
-MANIFEST = "scenes.json"
 
 
 class SceneObject(NamedTuple):
@@ -166,34 +162,23 @@ def write_scenes(
     test: int = 128,
     seed: int = 0,
     options: SceneOptions = SceneOptions(),
+    overwrite: bool = False,
 ) -> Path:
     """Writes a dataset of scenes in the published format, and returns its folder.
 
-    A folder that already holds exactly these scenes is left as it is; one that holds other scenes is replaced once
-    the new ones are complete. Raises FileExistsError if the folder holds anything else.
+    A folder that already holds exactly these scenes is left as it is. With `overwrite`, one that holds other scenes is
+    replaced once the new ones are complete. Raises ExistsError if anything else would be replaced or mixed with them.
     """
     folder = Path(folder)
     counts = {"train": train, "validation": validation, "test": test}
     ranges = {split: seeds(split, count, seed) for split, count in counts.items()}
     recipe = _recipe(ranges, options)
-    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: holds files but no {MANIFEST}; choose an empty folder for the scenes")
-    if _holds(folder, recipe):
+    if holds(folder, recipe):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        fresh = beside / "new"
-        (fresh / "images").mkdir(parents=True)
+    with writing_folder(folder, "pointvg scenes", overwrite=overwrite, about=recipe) as fresh:
+        (fresh / "images").mkdir()
         for split, scenes in ranges.items():
             _write_split(fresh, split, scenes, options)
-        manifest = {"recipe": recipe, "digest": _digest(fresh)}
-        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            os.rename(folder, beside / "old")
-        os.rename(fresh, folder)
-    finally:
-        shutil.rmtree(beside)
     return folder
 
 
@@ -205,30 +190,6 @@ def _recipe(ranges: dict[str, range], options: SceneOptions) -> dict[str, Any]:
         "seeds": {split: [scenes.start, scenes.stop] for split, scenes in ranges.items()},
         "scene_0": hashlib.blake2b(sample, digest_size=16).hexdigest(),
     }
-
-
-def _holds(folder: Path, recipe: dict[str, Any]) -> bool:
-    """Whether the folder holds the scenes of this recipe, whole and unchanged."""
-    if not (folder / MANIFEST).is_file():
-        return False
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return isinstance(manifest, dict) and manifest.get("recipe") == recipe and manifest.get("digest") == _digest(folder)
-
-
-def _digest(folder: Path) -> str:
-    """One digest of the names and bytes of all files but the manifest."""
-    total = hashlib.blake2b(digest_size=16)
-    for path in sorted(_files(folder)):
-        total.update(f"{path.relative_to(folder).as_posix()}\n".encode())
-        total.update(hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
-    return total.hexdigest()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
 
 
 def _write_split(folder: Path, split: str, scenes: range, options: SceneOptions) -> None:

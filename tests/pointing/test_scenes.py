@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from files.owned import ExistsError
 from pointing import scene_layout, scenes
 from pointing.dataset import DatasetOptions, read
 from pointing.scene_drawing import PAINT, hull, paint, tile_outline
@@ -236,20 +237,30 @@ def test_a_written_dataset_reads_back_and_a_second_run_leaves_it(tmp_path: Path)
     assert tree(folder) == first
 
 
-def test_another_dataset_or_a_damaged_one_is_replaced_and_foreign_files_are_not(tmp_path: Path) -> None:
+def test_another_dataset_is_replaced_when_asked_and_no_file_that_is_not_ours_ever(tmp_path: Path) -> None:
     folder = write_scenes(tmp_path / "scenes", train=2, validation=1, test=1, options=SMALL)
-    whole = {name: content for name, (content, _) in tree(folder).items()}
-    write_scenes(folder, train=2, validation=1, test=1, seed=1, options=SMALL)
-    assert (folder / "train.jsonl").read_bytes() != whole["train.jsonl"]
-    write_scenes(folder, train=2, validation=1, test=1, options=SMALL)
+    whole = tree(folder)
+    with pytest.raises(ExistsError, match="holds what pointvg scenes wrote; add --overwrite"):
+        write_scenes(folder, train=1, validation=1, test=1, seed=1, options=SMALL)
+    assert tree(folder) == whole
+    (folder / "images" / "mine.png").write_bytes(b"precious")
+    write_scenes(folder, train=1, validation=1, test=1, seed=1, options=SMALL, overwrite=True)
+    assert (folder / "images" / "mine.png").read_bytes() == b"precious"
+    assert (folder / "train.jsonl").read_bytes() != whole["train.jsonl"][0]
+    assert not (folder / "images" / "train-000001.png").exists()
     (folder / "images" / "test-000000.png").write_bytes(b"")
-    write_scenes(folder, train=2, validation=1, test=1, options=SMALL)
-    assert {name: content for name, (content, _) in tree(folder).items()} == whole
+    with pytest.raises(ExistsError, match=r"changed since pointvg scenes wrote it.*images/test-000000\.png"):
+        write_scenes(folder, train=2, validation=1, test=1, options=SMALL, overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match=r"scenes\.json"):
+    with pytest.raises(ExistsError, match=r"is not empty \(thesis\.txt\)"):
         write_scenes(tmp_path / "mine", train=1, validation=1, test=1, options=SMALL)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_folder_of_scenes_can_be_named_as_data(tmp_path: Path) -> None:
+    folder = write_scenes(tmp_path / "scenes", train=2, validation=1, test=1, options=SMALL)
+    assert len(read(DatasetOptions(files=(str(folder),))).tasks) == 4
 
 
 def test_a_run_cut_off_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,6 +272,6 @@ def test_a_run_cut_off_leaves_the_old_dataset(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(scenes, "encode_png", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_scenes(folder, train=3, validation=1, test=1, options=SMALL)
+        write_scenes(folder, train=3, validation=1, test=1, options=SMALL, overwrite=True)
     assert tree(folder) == before
     assert [p.name for p in tmp_path.iterdir()] == ["scenes"]
