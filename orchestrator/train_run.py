@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 
@@ -29,7 +28,6 @@ from orchestrator.run_folder.lock import locked
 from orchestrator.run_folder.mirror import bring_back
 from orchestrator.run_folder.resumable_settings import digest
 from orchestrator.telemetry.metrics import MetricsLog, screen
-from policy.learning.learner import PolicyLearner
 from policy.state.checkpoint import CheckpointError, read_extra
 from schemas.config import TrainConfig
 from schemas.task import Task
@@ -139,22 +137,3 @@ def run_evaluation(config: TrainConfig, split: Split) -> Evaluation:
         return evaluate(players, tasks[: config.validation.limit], config.validation, version=0, step=0)
     finally:
         players.shutdown()
-
-
-def run_export(config: TrainConfig, out: Path, step: int | None) -> Path:
-    """Writes a checkpoint of the run as a Hugging Face folder: `step`, else the best step, else the last.
-
-    Raises FileNotFoundError naming the steps there are.
-    """
-    folder = run_folder(config.run)
-    steps = folder.steps()
-    if not steps:
-        raise FileNotFoundError(f"{folder.checkpoints} holds no complete checkpoint")
-    best = Position.from_json(read_extra(folder.checkpoint(steps[-1]))).best_step
-    chosen = step if step is not None else best if best in steps else steps[-1]
-    if chosen not in steps:
-        raise FileNotFoundError(f"no checkpoint of step {chosen} in {folder.checkpoints}; there are {steps}")
-    learner = PolicyLearner(config.model, config.learner, config.algorithm, total_steps=1, temperature=1.0, seed=0)
-    learner.load(str(folder.checkpoint(chosen)))
-    learner.export(str(out))
-    return out

@@ -1,73 +1,61 @@
-"""pointvg config ...: show a configuration resolved, or bring one from the published system."""
+"""pointvg config: a configuration resolved, or brought from the published system."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel
 
-from schemas.config import SftConfig, TinyConfig, TrainConfig
-from schemas.config.file import ConfigError, annotated, load, merge
-from schemas.config.service import ServiceConfig
+from orchestrator.cli.options import Config, Overrides, Overwrite, loaded_as_it_says, refused
+from schemas.config.file import ConfigError, annotated
 
-config_app = typer.Typer(no_args_is_help=True, help=__doc__)
-Extra = Annotated[list[str] | None, typer.Argument(help="dotted overrides, such as trainer.max_steps=3")]
-
-
-def kind_of(values: dict[str, Any]) -> type[BaseModel]:
-    """Which configuration a file is, by its sections."""
-    trainer = values.get("trainer")
-    if "architecture" in values:
-        return TinyConfig
-    if isinstance(trainer, dict) and "samples" in trainer:
-        return SftConfig
-    return TrainConfig if trainer is not None else ServiceConfig
+config_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Show a configuration, or bring one from the published system."
+)
 
 
 @config_app.command()
-def show(
-    config: Annotated[Path, typer.Option("--config", help="YAML file; see configs/")], overrides: Extra = None
-) -> None:
+def show(config: Config, overrides: Overrides = None) -> None:
     """Print every setting with its value and where that came from: a line of the file, the command line, a default."""
-    try:
-        values, _ = merge(config, overrides or ())
-        loaded = load(kind_of(values), config, overrides or ())
-    except ConfigError as error:
-        typer.echo(f"configuration refused:\n{error}", err=True)
-        raise typer.Exit(2) from None
-    typer.echo(annotated(loaded), nl=False)
+    typer.echo(annotated(loaded_as_it_says(config, overrides)), nl=False)
 
 
 @config_app.command("import")
 def import_(
-    old: Annotated[Path, typer.Argument(help="YAML configuration of the published system")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="its overrides and environment variables")] = None,
-    out: Annotated[Path | None, typer.Option(help="file to write; default: print the new configuration")] = None,
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="YAML configuration of the published system")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=VALUE]...", help="what its launch script gave: overrides, environment variables"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="file to write; default: print it")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn a configuration of the published system into one of ours; see docs/migrating.md."""
+    from files.owned import refuse_file, write_file
     from migration.convert import import_config
 
+    if out is not None:
+        refuse_file(out, overwrite=overwrite)
     try:
         imported = import_config(old, overrides or ())
     except ConfigError as error:
-        typer.echo(f"configuration refused:\n{error}", err=True)
-        raise typer.Exit(2) from None
+        raise refused(error) from None
     if out is None:
         typer.echo(imported.yaml(), nl=False)
-    elif out.exists():
-        typer.echo(f"refused: {out} exists; name another file", err=True)
-        raise typer.Exit(2)
     else:
-        out.write_text(imported.yaml(), encoding="utf-8")
+        write_file(out, imported.yaml(), overwrite=overwrite)
     typer.echo(imported.report(), err=out is None)
 
 
 @config_app.command()
-def migrating(out: Annotated[Path, typer.Argument(help="file to write")] = Path("docs/migrating.md")) -> None:
+def migrating(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="file to write")] = Path("docs/migrating.md"),
+    overwrite: Overwrite = False,
+) -> None:
     """Write docs/migrating.md again, from the table of settings."""
+    from files.owned import write_file
     from migration.convert import migrating as page
 
-    out.write_text(page(), encoding="utf-8")
+    write_file(out, page(), overwrite=overwrite)
     typer.echo(f"written      {out}")

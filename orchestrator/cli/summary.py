@@ -59,10 +59,3 @@ def _print_comparison(before: Mapping[str, float], after: Mapping[str, float]) -
                 "-" if error is None else f"{error:.3f}",
             )
     Console().print(table)
-
-
-def print_numbers(numbers: Mapping[str, float]) -> None:
-    """All numbers, one a line."""
-    width = max(len(key) for key in numbers)
-    for key, value in numbers.items():
-        print(f"{key:<{width}}  {value:.4f}")

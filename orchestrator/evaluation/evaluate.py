@@ -6,7 +6,6 @@ tasks --sampled n times--> reward, metrics with standard errors      "sampled/..
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,8 +115,3 @@ def _one_per_task(table: pa.Table) -> list[dict[str, Any]]:
     """The last trajectory of each task: the greedy one where there is one."""
     latest = {row["task_id"]: row for row in table.to_pylist()}
     return list(latest.values())
-
-
-def write_report(file: Path, numbers: dict[str, float]) -> None:
-    """The numbers as JSON."""
-    file.write_text(json.dumps(numbers, indent=2, sort_keys=True) + "\n", encoding="utf-8")

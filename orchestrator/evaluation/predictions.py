@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -29,7 +29,7 @@ from services.reward.custom import open_reward
 from services.reward.evaluation import CONFIDENCE, evaluate
 from services.reward.scoring import item_of
 
-FrameName = Literal["original", "thousandths"]
+FrameName = Literal["pixels", "thousandths"]
 SHOWN = 5
 
 
@@ -122,8 +122,8 @@ def pair(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> list[tuple
     return [(by_id[task.task_id], task) for task in tasks]
 
 
-def to_items(pairs: Sequence[tuple[Prediction, Task]], frame: FrameName = "original") -> tuple[ScoreItem, ...]:
-    """What is scored. `frame`: "original" pixels or "thousandths" of the image, where a row has no frame of its own.
+def to_items(pairs: Sequence[tuple[Prediction, Task]], frame: FrameName = "pixels") -> tuple[ScoreItem, ...]:
+    """What is scored. `frame`: "pixels" of the original image or "thousandths" of it, where a row has no other.
 
     The size of an image is read from its file, so that targets can be told apart by size.
     """
@@ -132,8 +132,7 @@ def to_items(pairs: Sequence[tuple[Prediction, Task]], frame: FrameName = "origi
         image = task.images[0]
         if image not in sizes:
             size = image_size(Path(image))
-            kind = "pixels" if frame == "original" else "thousandths"
-            sizes[image] = FrameSpec(kind=kind, original_size=(size.width, size.height))
+            sizes[image] = FrameSpec(kind=frame, original_size=(size.width, size.height))
     return tuple(
         ScoreItem(
             id=task.task_id,
@@ -155,7 +154,7 @@ def score_predictions(
     data: Path,
     *,
     reward: ServiceOptions | None = None,
-    frame: FrameName = "original",
+    frame: FrameName = "pixels",
     image_dir: str | None = None,
     confidence: float = CONFIDENCE,
 ) -> EvaluationReport:
@@ -177,7 +176,7 @@ def score_remotely(
     endpoint: str,
     *,
     token_env: str | None = None,
-    frame: FrameName = "original",
+    frame: FrameName = "pixels",
     image_dir: str | None = None,
     confidence: float = CONFIDENCE,
 ) -> EvaluationReport:
@@ -193,15 +192,9 @@ def score_remotely(
 
 
 def read_items(
-    predictions: Path, data: Path, frame: FrameName = "original", image_dir: str | None = None
+    predictions: Path, data: Path, frame: FrameName = "pixels", image_dir: str | None = None
 ) -> tuple[ScoreItem, ...]:
     """Predictions and tasks, joined."""
     said = read_predictions(predictions)
     tasks = read(DatasetOptions(files=(str(data),), image_dir=image_dir)).tasks
     return to_items(pair(said, tasks), frame)
-
-
-def write_json(report: EvaluationReport, file: Path, about: Mapping[str, str]) -> None:
-    """The report as JSON, with what it is about (file names, endpoint)."""
-    content = {"about": dict(about), **report.model_dump(mode="json")}
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

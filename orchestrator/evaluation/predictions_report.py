@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -61,8 +61,8 @@ def _short(estimate: MetricEstimate) -> str:
     return f"{estimate.mean:.3f} ({estimate.count})"
 
 
-def plot_report(report: EvaluationReport, out: Path) -> Path:
-    """Accuracy at each threshold by size of the target, and the other shares, with intervals, as a PNG."""
+def plot_report(report: EvaluationReport) -> bytes:
+    """Accuracy at each threshold by size of the target, and the other shares, with intervals: the bytes of a PNG."""
     figure = Figure(figsize=(9.5, 3.4), dpi=110, layout="constrained", facecolor="white")
     left, right = figure.subplots(1, 2)
     groups = {"all": report.metrics, **{size: report.by_size.get(size, {}) for size in TARGET_SIZES}}
@@ -84,9 +84,9 @@ def plot_report(report: EvaluationReport, out: Path) -> Path:
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    beside = out.with_name(out.name + ".partial")
-    FigureCanvasAgg(figure).print_png(beside)
-    return beside.replace(out)
+    png = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(png)
+    return png.getvalue()
 
 
 def _name(name: str, known: Mapping[str, MetricEstimate]) -> str:

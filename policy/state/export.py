@@ -12,6 +12,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 
 from files.crash_safe import replace_folder, write_json, write_text
+from files.owned import LIST, writing_folder
 from policy.network.forward import PolicyModule
 from policy.network.load import base_model
 from policy.state.sharding import full_weights, rank
@@ -56,7 +57,7 @@ def _with_dtype(config: dict[str, Any], dtype: str) -> dict[str, Any]:
     return sections | {"dtype": dtype} if "dtype" in config else sections
 
 
-def halve(source: str | Path, out: str | Path) -> None:
+def halve(source: str | Path, out: str | Path, *, overwrite: bool = False) -> None:
     """Copies a Hugging Face checkpoint of one safetensors file with its weights in float16: half the size to ship.
 
     Loading it in float32 gives the rounded weights. Raises FileNotFoundError where there is no such file.
@@ -65,12 +66,12 @@ def halve(source: str | Path, out: str | Path) -> None:
     weights = source / "model.safetensors"
     if not weights.is_file():
         raise FileNotFoundError(f"{source}: no model.safetensors; give the folder of a checkpoint with one weight file")
-    out.mkdir(parents=True, exist_ok=True)
-    for file in source.iterdir():
-        if file.is_file() and not _holds_weights(file):
-            shutil.copy2(file, out)
-    small = {name: tensor.to(torch.float16).contiguous() for name, tensor in load_file(weights).items()}
-    save_file(small, out / "model.safetensors", metadata={"format": "pt"})
+    with writing_folder(out, "pointvg halve", overwrite=overwrite) as fresh:
+        for file in source.iterdir():
+            if file.is_file() and not _holds_weights(file) and file.name != LIST:
+                shutil.copyfile(file, fresh / file.name)
+        small = {name: tensor.to(torch.float16).contiguous() for name, tensor in load_file(weights).items()}
+        save_file(small, fresh / "model.safetensors", metadata={"format": "pt"})
 
 
 def _holds_weights(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""pointvg eval of a prediction file: how rows find their tasks, what is refused, and what is written."""
+"""pointvg score: how rows find their tasks, what is refused, and what is written."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def written(tmp_path: Path) -> Callable[[list[Any]], Path]:
     return write
 
 
-@pytest.mark.parametrize("kind", ["original", "thousandths"])
+@pytest.mark.parametrize("kind", ["pixels", "thousandths"])
 def test_right_replies_score_nearly_everything(data: Path, written: Any, kind: Any) -> None:
     rows = replies(data, kind)
     options = ServiceOptions(rules=RewardRules(negative_max=10))
@@ -70,12 +70,12 @@ def test_right_replies_score_nearly_everything(data: Path, written: Any, kind: A
     assert report.reward.mean > 9.5
     assert report.metrics["object_iou"].mean > 0.95
     assert sum(known["object_iou"].count for known in report.by_size.values() if known) == report.positives
-    other = "thousandths" if kind == "original" else "original"
+    other = "thousandths" if kind == "pixels" else "pixels"
     assert score_predictions(written(rows), data, frame=other).metrics["object_iou"].mean < 0.7
 
 
 def test_rows_find_their_tasks_by_id_or_by_order(data: Path, written: Any) -> None:
-    rows = replies(data, "original")
+    rows = replies(data, "pixels")
     expected = score_predictions(written(rows), data)
     assert score_predictions(written(rows[::-1]), data) == expected
     assert score_predictions(written([{"response": row["response"]} for row in rows]), data) == expected
@@ -92,7 +92,7 @@ def test_a_row_s_own_frame_wins(data: Path, written: Any) -> None:
 
 
 def test_other_file_formats(data: Path, tmp_path: Path, written: Any) -> None:
-    rows = replies(data, "original")
+    rows = replies(data, "pixels")
     expected = score_predictions(written(rows), data)
     (tmp_path / "p.json").write_text(json.dumps(rows))
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
@@ -124,7 +124,7 @@ def test_files_that_cannot_be_used(tmp_path: Path, name: str, content: str | Non
 
 def test_what_is_left_over_is_named(data: Path, written: Any) -> None:
     tasks = read(DatasetOptions(files=(str(data),))).tasks
-    rows = replies(data, "original")
+    rows = replies(data, "pixels")
     for broken, words in (
         (rows[1:], r"1 tasks without a prediction \(test-0\), 0 predictions without a task"),
         ([*rows, {"id": "test-99", "response": ""}], r"1 predictions without a task \(test-99\)"),
@@ -151,8 +151,8 @@ def test_ground_truth_reaches_the_score_unchanged(data: Path) -> None:
 
 
 def test_the_command_prints_a_table_and_writes_json_and_a_plot(data: Path, written: Any) -> None:
-    file = written(replies(data, "original"))
-    result = CliRunner().invoke(app, ["eval", "--predictions", str(file), "--data", str(data)])
+    file = written(replies(data, "pixels"))
+    result = CliRunner().invoke(app, ["score", "--predictions", str(file), "--data", str(data)])
     assert result.exit_code == 0, result.output
     assert "object mIoU" in result.output
     assert "95% interval" in result.output
@@ -161,7 +161,7 @@ def test_the_command_prints_a_table_and_writes_json_and_a_plot(data: Path, writt
         "predictions": str(file),
         "data": str(data),
         "scored_by": "published rules",
-        "frame": "original",
+        "frame": "pixels",
     }
     assert numbers["metrics"]["object_iou"]["low"] <= numbers["metrics"]["object_iou"]["mean"]
     with Image.open(file.with_suffix(".scores.png")) as picture:
@@ -197,9 +197,9 @@ def endpoint() -> Iterator[str]:
 def test_an_endpoint_scores_by_its_own_rules(
     data: Path, written: Any, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = written(replies(data, "original"))
+    file = written(replies(data, "pixels"))
     monkeypatch.setenv("SERVICE_TOKEN", "right")
-    arguments = ["eval", "--predictions", str(file), "--data", str(data), "--endpoint", endpoint]
+    arguments = ["score", "--predictions", str(file), "--data", str(data), "--endpoint", endpoint]
     result = CliRunner().invoke(app, [*arguments, "--token-env", "SERVICE_TOKEN", "--out", str(file.parent / "r.json")])
     assert result.exit_code == 0, result.output
     remote = json.loads((file.parent / "r.json").read_text())
@@ -214,10 +214,7 @@ def test_an_endpoint_scores_by_its_own_rules(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give either --config, or both --predictions and --data"),
-        (["--predictions", "p.jsonl"], "give either --config, or both"),
-        (["--predictions", "p", "--data", "d", "--config", "c"], "give either --config, or both"),
-        (["--predictions", "p", "--data", "d", "--frame", "inches"], "--frame inches: expected original or"),
+        (["--predictions", "p", "--data", "d", "--frame", "inches"], "'inches' is not one of 'pixels', 'thousandths'"),
         (["--predictions", "p", "--data", "d", "--token-env", "T"], "--token-env has no effect without --endpoint"),
         (["--predictions", "p", "--data", "d", "--endpoint", "http://x", "--token-env", "UNSET_T"], "UNSET_T"),
         (["--predictions", "p", "--data", "d", "--endpoint", "http://x", "--reward", "r"], "--reward has no effect"),
@@ -226,7 +223,35 @@ def test_an_endpoint_scores_by_its_own_rules(
     ],
 )
 def test_what_cannot_work_is_one_message(arguments: list[str], words: str) -> None:
-    result = CliRunner().invoke(app, ["eval", *arguments])
+    result = CliRunner().invoke(app, ["score", *arguments])
     assert result.exit_code == 2
     assert words in result.output
     assert "Traceback" not in result.output
+
+
+def test_nothing_is_written_over_unless_asked(data: Path, written: Any) -> None:
+    file = written(replies(data, "pixels"))
+    arguments = ["score", "--predictions", str(file), "--data", str(data)]
+    file.with_suffix(".scores.png").write_bytes(b"mine")
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code == 2
+    assert ".scores.png exists; add --overwrite" in refused.output
+    assert not file.with_suffix(".scores.json").exists()
+    assert file.with_suffix(".scores.png").read_bytes() == b"mine"
+    assert CliRunner().invoke(app, [*arguments, "--overwrite"]).exit_code == 0
+    with Image.open(file.with_suffix(".scores.png")) as picture:
+        assert picture.width > 600
+
+
+def test_a_folder_that_is_not_there_is_made(data: Path, written: Any, tmp_path: Path) -> None:
+    file = written(replies(data, "pixels"))
+    out = tmp_path / "not" / "there" / "numbers.json"
+    done = CliRunner().invoke(app, ["score", "--predictions", str(file), "--data", str(data), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(out.read_text())["about"]["frame"] == "pixels"
+
+
+def test_the_old_form_of_eval_names_the_new_command() -> None:
+    result = CliRunner().invoke(app, ["eval", "--predictions", "p.jsonl", "--data", "d.jsonl"])
+    assert result.exit_code == 2
+    assert "pointvg score --predictions FILE --data FILE" in result.output

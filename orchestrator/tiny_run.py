@@ -10,7 +10,7 @@ from policy.tiny.model import build_tiny
 from schemas.config import TinyConfig
 
 
-def run_tiny(config: TinyConfig) -> RunFolder:
+def run_tiny(config: TinyConfig, *, overwrite: bool = False) -> RunFolder:
     """Builds and grounds the model as configured; the result is the run folder's export."""
     folder = open_run(config.run, config)
     torch.set_num_threads(config.threads)

@@ -1,0 +1,33 @@
+"""pointvg scenes: draws a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.options import Overwrite
+
+Count = Annotated[int, typer.Option(min=0, max=10_000_000, metavar="N")]
+
+
+def scenes(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="folder to write")],
+    train: Count = 2000,
+    validation: Count = 128,
+    test: Count = 512,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="another number draws other scenes")] = 1,
+    far: Annotated[bool, typer.Option("--far", help="smaller objects, more of them, farther from the hand")] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw synthetic pointing scenes with exact ground truth.
+
+    Writes train.jsonl, validation.jsonl and test.jsonl with their images as PNG. A folder that holds exactly these
+    scenes already is left alone.
+    """
+    from pointing.scenes import FAR, SceneOptions, write_scenes
+
+    options = FAR if far else SceneOptions()
+    write_scenes(out, train=train, validation=validation, test=test, seed=seed, options=options, overwrite=overwrite)
+    typer.echo(f"scenes       {out}: {train} for training, {validation} for validation, {test} for test")
