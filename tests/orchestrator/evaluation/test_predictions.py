@@ -171,7 +171,7 @@ def test_the_command_prints_a_table_and_writes_json_and_a_plot(data: Path, writt
 @pytest.fixture
 def endpoint() -> Iterator[str]:
     """The service's own application behind a socket."""
-    inner = TestClient(build_api(ServiceOptions(rules=RewardRules(obj_iou=1.0), token_env="T"), "right"))
+    inner = TestClient(build_api(ServiceOptions(rules=RewardRules(obj_iou=1.0), port=8100, token_env="T"), "right"))
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
