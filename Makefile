@@ -1,24 +1,50 @@
-# make train and make test each set up what they need on first use.
-PYTHON ?= python3.11
+# make train and make test each set up what they need on first use: the first what a run needs, the second the
+# developers' tools too.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell for each in python3.11 python3.12 python3.13 python3; do \
+    $$each -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$each && break; \
+    done)
+endif
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.setup-done
+TOOLS  := $(VENV)/.setup-tools-done
 export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help setup train test test-all test-faults lint format image clean
+.PHONY: help setup setup-tools hooks train test test-all test-faults lint format image clean right-python
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-$(STAMP): pyproject.toml scripts/setup.py scripts/torchvision_ops.py
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or run make PYTHON=/path/to/python"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+SETUP := scripts/setup.py scripts/pip_progress.py scripts/left_out.py
+
+$(STAMP): pyproject.toml $(SETUP) scripts/torchvision_ops.py docker/constraints-cpu.txt docker/constraints-gpu.txt | right-python
+	@test -n "$(PYTHON)" && command -v "$(PYTHON)" >/dev/null \
+	    || { echo "$(or $(PYTHON),no Python 3.11 to 3.13) not found: install one or run make PYTHON=/path/to/python"; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
+	    || { echo "setup: making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv --clear $(VENV); }
 	@$(BIN)/python scripts/setup.py
 	@touch $@
 
+$(TOOLS): $(STAMP) docker/constraints-dev.txt
+	@$(BIN)/python scripts/setup.py --tools
+	@touch $@
+
+# An environment that is there already is not made again with another Python; saying nothing would test the wrong one.
+right-python:
+ifeq ($(origin PYTHON),command line)
+	@test ! -x $(BIN)/python || test "`$(BIN)/python -V`" = "`$(PYTHON) -V 2>&1`" \
+	    || { echo "$(VENV) has `$(BIN)/python -V`, PYTHON=$(PYTHON) is `$(PYTHON) -V 2>&1`: run make clean first"; exit 1; }
+endif
+
 setup: $(STAMP)  ## create .venv and install what fits this machine (GPU or CPU build)
+
+setup-tools: $(TOOLS)  ## the same with the developers' tools (tests, types, lint)
+
+hooks: $(TOOLS)  ## run the checks of make lint before each commit and push
+	@$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
 
 train: $(STAMP)  ## train the small model on synthetic scenes (configs/quickstart.yaml)
 	@$(BIN)/pointvg scenes data/scenes --train 2400 --validation 128 --test 512 --far
@@ -26,25 +52,23 @@ train: $(STAMP)  ## train the small model on synthetic scenes (configs/quickstar
 
 # The service's tests run in a process of their own: Serve keeps state of a process's earlier Ray clusters, and a handle
 # to a new one may then wait for ever.
-test: $(STAMP)  ## lint, types and the tests that take minutes at most
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/pyright
+test: lint  ## lint, types and the tests that take minutes at most
 	@$(BIN)/python -m pytest -m "not slow" --ignore tests/services $(ARGS)
 	@$(BIN)/python -m pytest -m "not slow" tests/services $(ARGS)
 
-test-all: $(STAMP)  ## every test, the slow ones too, but for test-faults
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/pyright
+test-all: lint  ## every test, the slow ones too, but for test-faults
 	@$(BIN)/python -m pytest --ignore tests/services --ignore tests/faults $(ARGS)
 	@$(BIN)/python -m pytest tests/services $(ARGS)
 
-test-faults: $(STAMP)  ## kill, stop and break every part of a real training run; prints the recovery times
+test-faults: $(TOOLS)  ## kill, stop and break every part of a real training run; prints the recovery times
 	@$(BIN)/python -m pytest -s tests/faults $(ARGS)
 
-lint: $(STAMP)  ## ruff and pyright
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+lint: $(TOOLS)  ## ruff and pyright
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
 
-format: $(STAMP)  ## format every file
+format: $(TOOLS)  ## format every file
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 BUILD  ?= cpu

@@ -1,8 +1,15 @@
-"""Prints exact versions of all that the project leads to, for docker/constraints-*.txt, which the image is built with.
+"""Prints exact versions of all that the project leads to: docker/constraints-*.txt, for set-up and the image.
 
-scripts/constraints.py > docker/constraints-cpu.txt                  # as installed in this environment
-pip install --dry-run --report report.json '.[gpu]'                  # on a machine that may install it
-scripts/constraints.py report.json > docker/constraints-gpu.txt      # as pip resolved it
+    scripts/constraints.py cpu > docker/constraints-cpu.txt        # as installed in this environment
+    scripts/constraints.py dev > docker/constraints-dev.txt        # the same, what the developers' tools add
+    scripts/constraints.py cpu OTHER.json ...                      # and what other Pythons need besides
+    scripts/constraints.py gpu REPORT.json                         # as pip resolved it, on any machine
+
+Commit what the whole test suite has passed with. OTHER.json and REPORT.json are reports of pip, made with
+
+    pip install --dry-run --ignore-installed --report REPORT.json --constraint docker/constraints-cpu.txt '.[gpu]'
+
+(for the GPU build without the CPU's lines that it contradicts). What set-up leaves out of a build has no line.
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import left_out
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -22,10 +30,13 @@ HEADER = """\
 """
 
 
-def closure(build: str) -> dict[str, str]:
-    """Versions by name of everything that the project's dependencies and those of an extra lead to."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    waiting = [Requirement(line) for line in project["dependencies"] + project["optional-dependencies"][build]]
+def closure(*extras: str) -> dict[str, str]:
+    """Versions by name of everything installed that the project's dependencies and those of its extras lead to."""
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = whole["project"]
+    lines = whole["build-system"]["requires"] + project["dependencies"]
+    lines += [line for extra in extras for line in project["optional-dependencies"][extra]]
+    waiting = [Requirement(line) for line in lines]
     found: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     while waiting:
@@ -37,7 +48,7 @@ def closure(build: str) -> dict[str, str]:
             seen.add((name, extra))
             try:
                 installed = distribution(name)
-            except PackageNotFoundError:  # removed by set-up, or for another platform
+            except PackageNotFoundError:  # for another platform
                 continue
             found[name] = installed.version.partition("+")[0]
             for line in installed.requires or ():
@@ -50,7 +61,24 @@ def closure(build: str) -> dict[str, str]:
 def resolved(report: Path) -> dict[str, str]:
     """Versions by name in a report of pip."""
     found = [each["metadata"] for each in json.loads(report.read_text(encoding="utf-8"))["install"]]
-    return {canonicalize_name(each["name"]): each["version"].partition("+")[0] for each in found}
+    versions = {canonicalize_name(each["name"]): each["version"].partition("+")[0] for each in found}
+    versions.pop("pointvg-r", None)
+    return versions
+
+
+def pins(name: str, reports: list[Path]) -> dict[str, str]:
+    """The versions of one file. Where an installed version and a report's differ, the installed one stands."""
+    reported = {package: version for report in reports for package, version in resolved(report).items()}
+    if name == "gpu":
+        found = reported
+    elif name == "cpu":
+        found = reported | closure("cpu")
+    else:
+        runtime = closure("cpu").keys()
+        found = {package: v for package, v in (reported | closure("cpu", "dev")).items() if package not in runtime}
+    build = "gpu" if name == "gpu" else "cpu"
+    without = {package.name for package in left_out.of(build)}
+    return {package: version for package, version in found.items() if package not in without}
 
 
 def text(versions: dict[str, str]) -> str:
@@ -58,5 +86,12 @@ def text(versions: dict[str, str]) -> str:
     return HEADER + "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
 
 
+def main() -> None:
+    name, *reports = sys.argv[1:] or ["?"]
+    if name not in ("cpu", "gpu", "dev") or (name == "gpu" and not reports):
+        raise SystemExit(__doc__)
+    print(text(pins(name, [Path(report) for report in reports])), end="")
+
+
 if __name__ == "__main__":
-    print(text(resolved(Path(sys.argv[1])) if sys.argv[1:] else closure("cpu")), end="")
+    main()
