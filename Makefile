@@ -21,8 +21,8 @@ help:  ## list the targets
 SETUP := scripts/setup.py scripts/pip_progress.py scripts/left_out.py
 
 $(STAMP): pyproject.toml $(SETUP) scripts/torchvision_ops.py docker/constraints-cpu.txt docker/constraints-gpu.txt | right-python
-	@test -n "$(PYTHON)" && command -v "$(PYTHON)" >/dev/null \
-	    || { echo "$(or $(PYTHON),no Python 3.11 to 3.13) not found: install one or run make PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "no Python from 3.11 to 3.13 found: install one or run make PYTHON=/path/to/python"; exit 1; }
+	@command -v "$(PYTHON)" >/dev/null || { echo "$(PYTHON) not found: install it or run make PYTHON=/path/to/python"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
 	    || { echo "setup: making $(VENV) with $(PYTHON)"; $(PYTHON) -m venv --clear $(VENV); }
 	@$(BIN)/python scripts/setup.py

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-# One line for every package and every place to look in that has nothing of it: pip's settings, not a fault.
-NOISE = re.compile(r"WARNING: Location '.*' is ignored")
+# One line for every package that an index on the disk has nothing of: no fault.
+NOISE = re.compile(r"WARNING: Location '.*' is ignored: it is neither a file nor a directory")
 PASSED_ON = re.compile(r"(WARNING|ERROR|CRITICAL): ")
 LOOKED_UP = re.compile(r"(?:Collecting|Requirement already satisfied:) ([\w.-]+)|Processing \S*/([A-Za-z0-9_.]+)-\d")
 DOWNLOADED = re.compile(r"\s*Downloading (?:\S*/)?(\w+-[^-\s]+)\S*\.(?:whl|gz)\S* \((.*)\)")

@@ -4,9 +4,9 @@
     python scripts/setup.py --tools          # what tests, lint and format need besides
     python scripts/setup.py --dependencies   # what a run needs, without the project: the image
 
-NVIDIA driver present -> the CUDA build of vLLM; otherwise the CPU build with CPU torch; POINTVG_BUILD=cpu|gpu overrides.
-Versions are those of docker/constraints-*.txt, which the image is built with too. What pip says is kept in setup.log in
-the environment. Exit code 0: `pip check` found nothing wrong.
+NVIDIA driver present -> the CUDA build of vLLM; otherwise the CPU build with CPU torch. POINTVG_BUILD=cpu or gpu says
+which. Versions are those of docker/constraints-*.txt, as in the image. What pip says is kept in setup.log in the
+environment. Exit code 0: `pip check` found nothing wrong.
 """
 
 from __future__ import annotations

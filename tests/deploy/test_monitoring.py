@@ -54,7 +54,7 @@ def selectors(node: Any) -> Iterator[Any]:
 
 
 def parse(query: str) -> Any:
-    promql = pytest.importorskip("promql_parser", reason="promql-parser is not installed: make setup")
+    promql = pytest.importorskip("promql_parser", reason="promql-parser is not installed: make setup-tools")
     return promql.parse(query)
 
 

@@ -16,7 +16,9 @@ KUBERNETES = "1.34"
 
 def check_core(document: dict[str, Any]) -> None:
     """Raises when Kubernetes' own schema refuses the document."""
-    kubernetes = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed: make setup")
+    kubernetes = pytest.importorskip(
+        "kubernetes_validate", reason="kubernetes-validate is not installed: make setup-tools"
+    )
     kubernetes.validate(document, KUBERNETES, strict=True)
 
 
