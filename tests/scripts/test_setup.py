@@ -191,6 +191,8 @@ def make_abi3(site: Path, name: str, module: str) -> Path:
     """A package with one compiled module and a tag of Python 3.12."""
     info = site / f"{name}-1.0.dist-info"
     info.mkdir(parents=True)
+    (site / name).mkdir()
+    (site / name / module).touch()
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (info / "RECORD").write_text(f"{name}/{module},,\n")
     (info / "WHEEL").write_text("Wheel-Version: 1.0\nTag: cp312-cp312-linux_x86_64\n")
