@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> No
     from services.reward.deployment import deploy, read_token, shutdown, undeploy
 
     read_token(options)
+    refuse_busy(options.host, options.port)
     for name, value in {**PROXY_ENV, **THROUGHPUT_ENV}.items():
         os.environ.setdefault(name, value)  # inherited by a local cluster; another must have been started with it
     import ray
@@ -69,7 +71,13 @@ def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> No
     if own:
         most = options.autoscaling.max_replicas if options.autoscaling else options.replicas
         cpus = max(os.cpu_count() or 1, int(most * options.cpus_per_replica) + 1)
-        start_local(num_cpus=cpus, include_dashboard=False, log_to_driver=False, _metrics_export_port=metrics_port)
+        start_local(
+            address="local",  # not one that someone else has started on this machine, or left an address file of
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            _metrics_export_port=metrics_port,
+        )
     else:
         ray.init()
     try:
@@ -86,6 +94,22 @@ def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> No
     finally:
         ray.shutdown()
     typer.echo("stopped")
+
+
+def refuse_busy(host: str, port: int | None) -> None:
+    """Raises RuntimeError where something listens on the address already: Serve would share it and answer at random."""
+    if port is None:
+        return
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, proto) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just left is free
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise RuntimeError(
+                f"reward.port={port}: {host}:{port} cannot be listened on ({error.strerror}); end what listens "
+                "there, or set another reward.port"
+            ) from None
 
 
 @contextmanager

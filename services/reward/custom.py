@@ -24,25 +24,43 @@ from schemas.config.service import ServiceOptions
 from services.reward.scoring import BuiltIn, Item, Reward, Scored, ScoringError
 
 ROOT = Path(__file__).resolve().parents[2]  # where `services` lies
+RAY_SECRETS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def open_reward(options: ServiceOptions) -> Reward:
     """What `options` ask to score with. Raises ScoringError if a function cannot be loaded."""
     if options.function is None:
         return BuiltIn(options.rules)
-    return CustomReward(options.function, options.function_kwargs, options.function_timeout_s)
+    return CustomReward(
+        options.function,
+        options.function_kwargs,
+        options.function_timeout_s,
+        turn_timeout_s=options.request_timeout_s,
+        secrets=(*RAY_SECRETS, *filter(None, [options.token_env])),
+    )
 
 
 class CustomReward:
     """A user's function. Loads it at once, again after it was stopped. Raises ScoringError in the function's words.
 
-    function: "path.py:name". timeout_s bounds loading, and each batch from when it is its turn.
+    function: "path.py:name". timeout_s bounds loading, and each batch from when it is its turn; turn_timeout_s is how
+    long a batch waits for it. secrets: environment variables that the function's process does not get.
     """
 
-    def __init__(self, function: str, kwargs: Mapping[str, Any], timeout_s: float) -> None:
+    def __init__(
+        self,
+        function: str,
+        kwargs: Mapping[str, Any],
+        timeout_s: float,
+        *,
+        turn_timeout_s: float = 60.0,
+        secrets: Sequence[str] = (),
+    ) -> None:
         self.function = function
         self._kwargs = json.dumps(dict(kwargs))
         self._timeout_s = timeout_s
+        self._turn_timeout_s = turn_timeout_s
+        self._secrets = frozenset(secrets)
         self._turn = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         with self._turn:
@@ -51,9 +69,15 @@ class CustomReward:
     def score(self, items: Sequence[Item]) -> list[Scored]:
         """See Reward."""
         inputs = [_input(item) for item in items]
-        with self._turn:
-            process = self._started()
-            outputs = self._ask(process, inputs)
+        if not self._turn.acquire(timeout=self._turn_timeout_s):
+            raise ScoringError(
+                f"{self.function}: a batch of {len(inputs)} waited longer than {self._turn_timeout_s:g} s for its turn "
+                "(reward.request_timeout_s); add reward.replicas, or make the function faster"
+            )
+        try:
+            outputs = self._ask(self._started(), inputs)
+        finally:
+            self._turn.release()
         return [
             Scored(out["overall"], {k: v for k, v in out.items() if k not in ("overall", "reward")}) for out in outputs
         ]
@@ -82,7 +106,7 @@ class CustomReward:
             stdout=subprocess.PIPE,
             text=True,
             encoding="ascii",
-            env={**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))},
+            env=self._environment(),
         )
         try:
             self._ask(self._process, None)
@@ -90,6 +114,10 @@ class CustomReward:
             _end(self._process)
             raise
         return self._process
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name not in self._secrets}
+        return kept | {"PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
 
     def _ask(self, process: subprocess.Popen[str], inputs: list[dict[str, Any]] | None) -> list[dict[str, float]]:
         """Sends one batch (None: nothing, to hear whether the function was loaded) and waits for the answer."""

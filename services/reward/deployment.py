@@ -64,7 +64,10 @@ class RewardService:
 
 
 def read_token(options: ServiceOptions) -> str | None:
-    """The bearer token from the environment variable that `options.token_env` names."""
+    """The bearer token from the environment variable that `options.token_env` names, without white space around it.
+
+    Raises RuntimeError when it is not set, or no header could carry it.
+    """
     if options.token_env is None:
         return None
     if options.token_env not in os.environ:
@@ -72,7 +75,13 @@ def read_token(options: ServiceOptions) -> str | None:
             f"environment variable {options.token_env} (reward.token_env) is not set in the replica's process: export "
             "it before Ray starts on every node, or set it in the pod's environment"
         )
-    return os.environ[options.token_env]
+    token = os.environ[options.token_env].strip()  # a file's last line ends with an end of line
+    if not token or not all("!" <= letter <= "~" for letter in token):
+        raise RuntimeError(
+            f"environment variable {options.token_env} (reward.token_env) must hold one word of printable ASCII: what "
+            "an Authorization header can carry"
+        )
+    return token
 
 
 def build_app(options: ServiceOptions) -> serve.Application:

@@ -8,17 +8,19 @@ GET  /v1/rewards   the reward in force                              GET /openapi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Security
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from pointing.ground_truth import FieldError, read_ground_truth
 from schemas.config.service import ServiceOptions
 from schemas.evaluation import EvaluationReport
-from schemas.scoring import ActiveReward, ScoreRequest, ScoreResponse
+from schemas.scoring import ActiveReward, ScoreItem, ScoreRequest, ScoreResponse
 from services.http import error_responses as problems
 from services.http.counts import Meter, NoMeter
 from services.http.guard import Guard
@@ -80,6 +82,7 @@ def build_api(
     @app.post("/v1/score", summary="Score a batch of replies", dependencies=locked, responses=examples.score(options))
     def score(request: ScoreRequest) -> ScoreResponse:
         _check_count(len(request.items), options.max_items)
+        _check_truth(request.items)
         return ScoreResponse(scores=_metered(len(request.items), lambda: answer(request.items, scorer), meter))
 
     @app.post(
@@ -99,6 +102,7 @@ def build_api(
         def work() -> EvaluationReport:
             items = read_upload(body, content_type)
             _check_count(len(items), options.max_evaluation_items)
+            _check_truth(items)
             known = [item_of(item) for item in items]
             return _metered(len(known), lambda: evaluate(known, scorer, confidence), meter)
 
@@ -117,6 +121,19 @@ def active(options: ServiceOptions) -> ActiveReward:
 def _check_count(items: int, limit: int) -> None:
     if items > limit:
         raise HTTPException(413, f"{items} items, at most {limit} per request")
+
+
+def _check_truth(items: Sequence[ScoreItem]) -> None:
+    """Refuses ground truth that would score 0 by mistake: an unknown key, a box of three numbers, no part at all."""
+    errors: list[dict[str, Any]] = []
+    for number, item in enumerate(items):
+        try:
+            read_ground_truth(item.ground_truth)
+        except FieldError as error:
+            place = ("body", "items", number, *error.field.replace("[", ".").replace("]", "").split("."))
+            errors.append({"loc": place, "msg": error.reason, "type": "ground_truth"})
+    if errors:
+        raise RequestValidationError(errors)
 
 
 def _metered(items: int, work: Callable[[], T], meter: Meter) -> T:

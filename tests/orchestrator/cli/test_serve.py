@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
+from orchestrator.cli.serve import refuse_busy
 from schemas.config.file import load
 from schemas.config.service import ServiceConfig
 from schemas.scoring import ScoreItem
@@ -47,6 +48,19 @@ def test_what_cannot_be_served_is_refused_before_anything_starts(overrides: list
     result = CliRunner().invoke(app, ["serve", "reward", "--config", str(SHIPPED), *overrides])
     assert result.exit_code == 2
     assert words in result.output
+
+
+def test_a_busy_port_is_refused_before_ray_starts() -> None:
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as Serve's proxy does, which would share it
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = CliRunner().invoke(app, ["serve", "reward", "--config", str(SHIPPED), f"reward.port={port}"])
+        assert result.exit_code == 2
+        assert f"reward.port={port}: 127.0.0.1:{port} cannot be listened on" in result.output
+        assert "serving" not in result.output
+    refuse_busy("127.0.0.1", port)
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -219,3 +220,37 @@ def test_settings_without_effect_are_refused(fields: dict[str, Any], words: str)
 def test_built_in_needs_no_process() -> None:
     assert isinstance(open_reward(ServiceOptions()), BuiltIn)
     assert ServiceOptions().rules == rewards.PUBLISHED
+
+
+def test_the_function_gets_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "import os\n"
+        "def seen(inputs):\n"
+        "    found = {name: float(name in os.environ) for name in ('MY_TOKEN', 'RAY_AUTH_TOKEN', 'KEPT')}\n"
+        "    return [{'overall': found['MY_TOKEN'] + found['RAY_AUTH_TOKEN'], 'kept': found['KEPT']} for _ in inputs]\n"
+    )
+    monkeypatch.setenv("MY_TOKEN", "s3cret")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret")
+    monkeypatch.setenv("KEPT", "1")
+    reward = open_reward(ServiceOptions(function=f"{source}:seen", port=8100, token_env="MY_TOKEN"))
+    try:
+        [scored] = reward.score([Item("", None)])
+        assert (scored.reward, scored.terms["kept"]) == (0.0, 1.0)
+    finally:
+        reward.close()
+
+
+def test_waiting_for_its_turn_is_bounded(tmp_path: Path) -> None:
+    source = tmp_path / "slow.py"
+    source.write_text("import time\ndef slow(inputs):\n    time.sleep(3)\n    return [{'overall': 1.0}]\n")
+    reward = CustomReward(f"{source}:slow", {}, 30.0, turn_timeout_s=0.2)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(reward.score, [Item("", None)])
+            time.sleep(0.5)
+            with pytest.raises(ScoringError, match=r"waited longer than 0\.2 s for its turn"):
+                reward.score([Item("", None)])
+            assert first.result()[0].reward == 1.0
+    finally:
+        reward.close()

@@ -184,5 +184,20 @@ def test_replicas_killed_under_a_load_of_five_thousand_batches_lose_nothing(clus
 def test_an_unset_token_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOT_SET_ANYWHERE", raising=False)
     with pytest.raises(RuntimeError, match="NOT_SET_ANYWHERE"):
-        reward.read_token(ServiceOptions(token_env="NOT_SET_ANYWHERE"))
+        reward.read_token(ServiceOptions(token_env="NOT_SET_ANYWHERE", port=8100))
     assert reward.read_token(ServiceOptions()) is None
+
+
+@pytest.mark.parametrize(("given", "token"), [("s3cret\n", "s3cret"), (" s3cret\r\n", "s3cret"), ("s3cret", "s3cret")])
+def test_the_end_of_line_of_a_file_is_no_part_of_a_token(
+    monkeypatch: pytest.MonkeyPatch, given: str, token: str
+) -> None:
+    monkeypatch.setenv("POINTVG_TOKEN", given)
+    assert reward.read_token(ServiceOptions(token_env="POINTVG_TOKEN", port=8100)) == token
+
+
+@pytest.mark.parametrize("given", ["", "\n", "two words", "two\nlines", "caf\u00e9"])
+def test_a_token_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("POINTVG_TOKEN", given)
+    with pytest.raises(RuntimeError, match=r"POINTVG_TOKEN \(reward\.token_env\)"):
+        reward.read_token(ServiceOptions(token_env="POINTVG_TOKEN", port=8100))

@@ -19,7 +19,9 @@ from services.reward.evaluation import evaluate
 from services.reward.routes import build_api
 from services.reward.scoring import BuiltIn, Item, Scored, ScoringError, item_of
 
-OPTIONS = ServiceOptions(rules=RewardRules(negative_max=10), max_evaluation_items=20, max_evaluation_bytes=50_000)
+OPTIONS = ServiceOptions(
+    rules=RewardRules(negative_max=10), port=8100, max_evaluation_items=20, max_evaluation_bytes=50_000
+)
 FRAME = {"kind": "pixels", "original_size": [1000, 1000]}
 
 

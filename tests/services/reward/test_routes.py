@@ -240,3 +240,23 @@ def test_listening_beyond_this_machine_needs_a_token(host: str) -> None:
     assert not ServiceOptions(host=host, port=8000, token_env="T").loopback
     for own in ("127.0.0.1", "::1", "localhost"):
         assert ServiceOptions(host=own, port=8000).loopback
+
+
+@pytest.mark.parametrize(
+    ("truth", "place", "said"),
+    [
+        ({"obj_bboxx": [1, 2, 3, 4]}, ["ground_truth", "obj_bboxx"], "unknown key"),
+        ({"obj_bbox": [1, 2, 3]}, ["ground_truth", "obj_bbox", "3"], "Field required"),
+        ({"obj_bbox": [1, 2, 3, "4"]}, ["ground_truth", "obj_bbox", "3"], "'4'"),
+        ("nine", ["ground_truth"], "neither JSON nor"),
+        ({}, ["ground_truth"], "has none of hand_bbox"),
+    ],
+)
+def test_ground_truth_with_a_typo_is_refused_and_does_not_score_0(truth: object, place: list[str], said: str) -> None:
+    client = TestClient(build_api(ServiceOptions()))
+    items = [{"response": "", "ground_truth": None}, {"response": "", "ground_truth": truth}]
+    answer = client.post("/v1/score", json={"items": items})
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["loc"] == ["body", "items", 1, *place]
+    assert said in error["msg"]
