@@ -7,7 +7,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,9 @@ from schemas.config.service import ServiceConfig, ServiceOptions
 
 # Nearly twice the small requests a second. Handles then need an event loop, which a training driver does not have.
 THROUGHPUT_ENV = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+# Replicas then listen themselves, and would wait 30 s for load balancers to notice that they go. Here there are none.
+LOCAL_ENV = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+GRACE_S = 15.0  # beyond drain_s, for Serve to take an application down
 
 serve_app = typer.Typer(no_args_is_help=True, help=__doc__)
 
@@ -56,17 +60,17 @@ def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> No
     Then drains: no new requests, those in progress are answered within `options.drain_s`.
     """
     from services.http.proxy import PROXY_ENV
-    from services.reward.deployment import deploy, read_token, shutdown, undeploy
+    from services.reward.deployment import deploy, read_token, undeploy
 
     read_token(options)
     refuse_busy(options.host, options.port)
-    for name, value in {**PROXY_ENV, **THROUGHPUT_ENV}.items():
+    own = not os.environ.get("RAY_ADDRESS")
+    for name, value in {**PROXY_ENV, **THROUGHPUT_ENV, **(LOCAL_ENV if own else {})}.items():
         os.environ.setdefault(name, value)  # inherited by a local cluster; another must have been started with it
     import ray
 
     from orchestrator.roles.local_ray import start_local
 
-    own = not os.environ.get("RAY_ADDRESS")
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if own:
         most = options.autoscaling.max_replicas if options.autoscaling else options.replicas
@@ -88,9 +92,7 @@ def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> No
             typer.echo(f"metrics      http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics")
             stopped.wait()
             typer.echo("draining")
-            undeploy()
-            if own:
-                shutdown()
+            _in_time(undeploy, options.drain_s + GRACE_S, own)  # a local cluster ends with this process, Serve with it
     finally:
         ray.shutdown()
     typer.echo("stopped")
@@ -110,6 +112,21 @@ def refuse_busy(host: str, port: int | None) -> None:
                 f"reward.port={port}: {host}:{port} cannot be listened on ({error.strerror}); end what listens "
                 "there, or set another reward.port"
             ) from None
+
+
+def _in_time(undeploy: Callable[[], None], limit_s: float, own: bool) -> None:
+    """Takes the service down in bounded time; at once where the local cluster itself was stopped by the signal."""
+    import psutil
+
+    def alive() -> bool:
+        names = {child.name() for child in psutil.Process().children(recursive=True)}
+        return not own or {"raylet", "gcs_server"} <= names
+
+    worker = threading.Thread(target=undeploy, name="undeploy", daemon=True)
+    worker.start()
+    end = time.monotonic() + limit_s
+    while worker.is_alive() and alive() and time.monotonic() < end:
+        worker.join(0.2)
 
 
 @contextmanager
