@@ -43,7 +43,7 @@ def run(words: list[str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ran:
 
 
 @pytest.mark.parametrize(
-    ("folder", "missing"), [("train", "model.path='/mnt/pointvg/models/"), ("kind", "data/scenes/train.jsonl")]
+    ("folder", "missing"), [("train", "model.path='/mnt/pointvg/runs/sft/export'"), ("kind", "data/scenes/train.jsonl")]
 )
 def test_an_entrypoint_gets_as_far_as_what_is_not_there(
     folder: str, missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -25,7 +25,10 @@ KINDS: list[tuple[str, dict[str, Any]]] = [
     ("named", {"learner": {"micro_batch_tokens": 9000}}),
     ("named", {"learner": {"layout": "packed"}}),
     ("named", {"learner": {"sharding": {"ranks": 1}}}),
-    ("named", {"resources": GPUS, "learner": {"sharding": {"cpu_offload": True}, "compile": True}}),
+    (
+        "named",
+        {"resources": {"learner": GPUS["learner"]}, "learner": {"sharding": {"cpu_offload": True}, "compile": True}},
+    ),
     ("named", {**PPO, "critic": {"micro_batch_tokens": 9000, "layout": "packed"}}),
     ("named", {**PPO, "resources": GPUS, "critic": {"sharding": {"cpu_offload": True}, "compile": True}}),
     ("named", {"model": {"path": "m", "gradient_checkpointing": True}}),

@@ -31,6 +31,7 @@ def test_beyond_the_end_the_rate_stays():
 
 @given(st.integers(0, 50), st.integers(1, 60), st.sampled_from(["constant", "cosine", "linear"]), st.floats(0, 1))
 def test_the_rate_is_bounded_and_never_rises_after_the_warm_up(warmup, total, schedule, min_ratio):
+    min_ratio = 0.0 if schedule == "constant" else min_ratio
     options = Optimiser(lr=2.0, warmup_steps=warmup, schedule=schedule, min_ratio=min_ratio)
     values = [learning_rate(step, options, total) for step in range(total + 5)]
     assert all(0 <= value <= 2.0 for value in values)
