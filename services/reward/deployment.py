@@ -76,9 +76,9 @@ def read_token(options: ServiceOptions) -> str | None:
             "it before Ray starts on every node, or set it in the pod's environment"
         )
     token = os.environ[options.token_env].strip()  # a file's last line ends with an end of line
-    if not token or not all("!" <= letter <= "~" for letter in token):
+    if not token or not all(" " <= letter <= "~" for letter in token):
         raise RuntimeError(
-            f"environment variable {options.token_env} (reward.token_env) must hold one word of printable ASCII: what "
+            f"environment variable {options.token_env} (reward.token_env) must hold printable ASCII in one line: what "
             "an Authorization header can carry"
         )
     return token

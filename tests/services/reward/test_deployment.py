@@ -196,7 +196,7 @@ def test_the_end_of_line_of_a_file_is_no_part_of_a_token(
     assert reward.read_token(ServiceOptions(token_env="POINTVG_TOKEN", port=8100)) == token
 
 
-@pytest.mark.parametrize("given", ["", "\n", "two words", "two\nlines", "caf\u00e9"])
+@pytest.mark.parametrize("given", ["", "\n", "two\nlines", "a\ttab", "caf\u00e9"])
 def test_a_token_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("POINTVG_TOKEN", given)
     with pytest.raises(RuntimeError, match=r"POINTVG_TOKEN \(reward\.token_env\)"):
