@@ -31,7 +31,10 @@ class CriticActor(RankActor):
         batch.check(rollout, batch.ROLLOUT, f"critic rank {self._rank}")
         first, last = (rollout.num_rows * r // self._world for r in (self._rank, self._rank + 1))
         mine = rollout.slice(first, last - first)
-        columns = {"trajectory_id": mine.column("trajectory_id"), "values": self._learner.values(mine, [images])}
+        columns: dict[str, Any] = {
+            "trajectory_id": mine.column("trajectory_id"),
+            "values": self._learner.values(mine, [images]),
+        }
         return batch.check(pa.table(columns, schema=batch.VALUES), batch.VALUES, "critic result")
 
     def update(self, lesson: pa.Table, *images: pa.Table) -> CriticReport:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -120,11 +120,12 @@ class ActorGroup:
         """
         count, place = processes.count, processes.place
         bundle = {"CPU": processes.cpus} | ({"GPU": processes.gpus} if processes.gpus else {})
+        labels: dict[str, Any] = {"bundle_label_selector": [place.selector] * count} if place.selector else {}
         placement = placement_group(
             [bundle] * count,
             strategy=place.strategy,
             name=f"pointvg-{role}",
-            bundle_label_selector=[place.selector] * count if place.selector else None,
+            **labels,
         )
         if not placement.wait(limits.start_s):
             remove_placement_group(placement)
@@ -132,7 +133,7 @@ class ActorGroup:
             detail = f"no room for {count} x {bundle} within {limits.start_s:.0f} s; {free}"
             raise GroupError(role, range(count), "start", "late", f"{detail}. Lower resources.* or add nodes")
         bundles = node_by_node(placement_group_table(placement)["bundles_to_node_id"])
-        remote = ray.remote(concurrency_groups={health.GROUP: 1})(health.watched(actor_class))
+        remote = cast(Any, ray.remote)(concurrency_groups={health.GROUP: 1})(health.watched(actor_class))
 
         def start(rank: int) -> Any:
             return remote.options(

@@ -54,7 +54,7 @@ class Watched:
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         return "\n".join(
             f"thread {names.get(number, number)}\n{''.join(traceback.format_stack(frame))}"
-            for number, frame in sys._current_frames().items()
+            for number, frame in sys._current_frames().items()  # pyright: ignore[reportPrivateUsage] (documented)
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import torch
 
@@ -27,8 +29,8 @@ class ReferenceActor:
     def logprobs(self, rollout: pa.Table, images: pa.Table) -> pa.Table:
         """REFERENCE columns of one ROLLOUT shard."""
         batch.check(rollout, batch.ROLLOUT, "reference")
-        values = self._policy.logprobs(rollout, [images])
-        table = pa.table(
-            {"trajectory_id": rollout.column("trajectory_id"), "reference_logprobs": values}, schema=batch.REFERENCE
-        )
-        return batch.check(table, batch.REFERENCE, "reference result")
+        columns: dict[str, Any] = {
+            "trajectory_id": rollout.column("trajectory_id"),
+            "reference_logprobs": self._policy.logprobs(rollout, [images]),
+        }
+        return batch.check(pa.table(columns, schema=batch.REFERENCE), batch.REFERENCE, "reference result")

@@ -11,11 +11,11 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 # Read when vLLM is imported: the engine runs in this process, and its log keeps to what matters.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -23,8 +23,9 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import numpy as np
 import torch
-from torch.distributed import FileStore, distributed_c10d
-from vllm import SamplingParams
+from torch._C._distributed_c10d import FileStore
+from torch.distributed import distributed_c10d
+from vllm import RequestOutput, SamplingParams
 from vllm.config import VllmConfig, WeightTransferConfig
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import (
@@ -33,6 +34,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 from vllm.engine.arg_utils import EngineArgs
+from vllm.logprobs import Logprob
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -100,7 +102,7 @@ class VllmEngine:
 
     def add(self, request: Request) -> None:
         """Queues a request; image content is identified by its digest, so that vLLM need not hash pixels."""
-        prompt: dict[str, Any] = {"prompt_token_ids": list(request.prompt_ids)}
+        prompt: Any = {"prompt_token_ids": list(request.prompt_ids)}
         if request.images:
             prompt["multi_modal_data"] = {"image": list(request.images)}
             prompt["multi_modal_uuids"] = {"image": list(request.digests)}
@@ -124,11 +126,13 @@ class VllmEngine:
         """One iteration of continuous batching."""
         finished: list[Completion] = []
         for output in self._engine.step():
-            if output.finished:
+            if isinstance(output, RequestOutput) and output.finished:
                 self._running.discard(output.request_id)
                 turn = output.outputs[0]
                 ids = tuple(int(i) for i in turn.token_ids)
-                logprobs = tuple(float(entry[i].logprob) for entry, i in zip(turn.logprobs, ids, strict=True))
+                assert turn.finish_reason is not None
+                entries = cast(list[dict[int, Logprob]], turn.logprobs)  # asked for in every request
+                logprobs = tuple(float(entry[i].logprob) for entry, i in zip(entries, ids, strict=True))
                 finished.append(Completion(output.request_id, ids, logprobs, turn.finish_reason))
         return finished
 
@@ -174,11 +178,11 @@ class VllmEngine:
 
 def _drop_rendezvous(_worker: object) -> None:
     """Deletes the file through which the workers found each other: a killed process could not, and all have met."""
-    store: Any = distributed_c10d._get_default_store()
+    store: Any = distributed_c10d._get_default_store()  # pyright: ignore[reportPrivateUsage] (no public way)
     while isinstance(store, distributed_c10d.PrefixStore):
         store = store.underlying_store
     if isinstance(store, FileStore):
-        Path(store.path).unlink(missing_ok=True)
+        Path(cast(Any, store).path).unlink(missing_ok=True)
 
 
 class ForbidTokens(LogitsProcessor):
@@ -188,7 +192,7 @@ class ForbidTokens(LogitsProcessor):
     """
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        ids = vllm_config.additional_config[FORBIDDEN]
+        ids = cast(dict[str, list[int]], vllm_config.additional_config)[FORBIDDEN]
         self._ids = torch.tensor(ids, dtype=torch.long, device=device)
 
     def is_argmax_invariant(self) -> bool:
@@ -238,12 +242,13 @@ class ObjectStoreTransfer(WeightTransferEngine[_InitInfo, _UpdateInfo]):
 
     def receive_weights(self, update_info: _UpdateInfo) -> None:
         """Loads one update into the model."""
+        load = cast(Any, self.model).load_weights
         if update_info.path is not None:
             from safetensors.torch import load_file
 
-            self.model.load_weights(load_file(update_info.path).items())
+            load(load_file(update_info.path).items())
         elif update_info.weights is not None:
-            self.model.load_weights((name, _shared(array)) for name, array in update_info.weights.items())
+            load((name, _shared(array)) for name, array in update_info.weights.items())
 
     def finish_weight_update(self) -> None:
         """Finalises the layers."""
@@ -253,12 +258,12 @@ class ObjectStoreTransfer(WeightTransferEngine[_InitInfo, _UpdateInfo]):
         """Holds nothing."""
 
 
-if BACKEND not in WeightTransferEngineFactory._registry:
+if BACKEND not in WeightTransferEngineFactory._registry:  # pyright: ignore[reportPrivateUsage] (no public way)
     WeightTransferEngineFactory.register_engine(BACKEND, ObjectStoreTransfer)
 
 
 @contextmanager
-def _handed_over(weights: Mapping[str, np.ndarray], *, in_process: bool) -> Iterator[dict[str, Any]]:
+def _handed_over(weights: Mapping[str, np.ndarray], *, in_process: bool) -> Generator[dict[str, Any]]:
     """What the engine takes: the arrays, or the path of a file that lives as long as the context."""
     if in_process:
         yield {"weights": weights}

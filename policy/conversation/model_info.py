@@ -41,7 +41,7 @@ def read_info(path: str, field: str = "model.path") -> ModelInfo:
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         kind = config.get("model_type")
-        if kind in FAMILIES:
+        if isinstance(kind, str) and kind in FAMILIES:
             text = config.get("text_config", config)
             return ModelInfo(path, FAMILIES[kind], config["image_token_id"], text["vocab_size"])
     except (OSError, ValueError, KeyError, AttributeError) as error:

@@ -60,7 +60,8 @@ class BFloat16AdamW(Optimizer):
             state["step"] = torch.zeros(())
             state |= {name: torch.zeros_like(p, dtype=torch.bfloat16) for name in MOMENTS}
         state["step"] += 1
-        rates = _Rates(group["lr"], group["weight_decay"], group["eps"], *group["betas"], float(state["step"]))
+        beta1, beta2 = group["betas"]
+        rates = _Rates(group["lr"], group["weight_decay"], group["eps"], beta1, beta2, float(state["step"]))
         whole = [_local(x) for x in (p, p.grad, *(state[name] for name in MOMENTS))]
         generator = _generator(whole[0].device, number, int(state["step"]), *_shard(p))
         for weight, gradient, first, second in zip(*map(_pieces, whole), strict=True):

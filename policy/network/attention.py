@@ -50,7 +50,7 @@ def attend(
         group = query.shape[1] // key.shape[1]
         if group > 1 and not _GROUPED:
             key, value = (x.repeat_interleave(group, 1) for x in (key, value))
-        options = {"enable_gqa": group > 1} if _GROUPED else {}
+        options: dict[str, Any] = {"enable_gqa": group > 1} if _GROUPED else {}
         mixed = varlen_attn(
             query, key, value, starts, starts, longest, longest, scale=scale, window_size=window, **options
         )

@@ -85,8 +85,12 @@ def fill(sharded: nn.Module, folder: str | Path, seed: int, device: str) -> None
     for name, weight in network.named_parameters():
         if not is_adapter(name):
             stored.check(hf_name(name), weight.shape)
+
     # Not to_empty, which would empty the buffers too: they are no weights, and were computed when the model was built.
-    sharded._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t)
+    def real(tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, device=device) if tensor.is_meta else tensor
+
+    sharded._apply(real)  # pyright: ignore[reportPrivateUsage] (what to() and to_empty() are made of)
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if is_adapter(name):

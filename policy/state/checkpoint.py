@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
@@ -59,7 +59,7 @@ class Saver:
         """
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
-        self._group = dist.new_group(backend="gloo") if group is None and dist.is_initialized() else group
+        self._group: Any = dist.new_group(backend="gloo") if group is None and dist.is_initialized() else group
         self._stager = DefaultStager(StagingOptions(False, False, False, False))
 
     def begin(

@@ -17,12 +17,16 @@ from typing import Any, ClassVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, state_dict_loader, state_dict_saver
-from torch.distributed.checkpoint._nested_dict import set_element
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint._traverse import set_element
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.filesystem import (
+    FileSystemReader,
+    FileSystemWriter,
+    _StorageInfo,  # pyright: ignore[reportPrivateUsage] (named in every index that is written)
+)
 from torch.distributed.checkpoint.metadata import (
-    _MEM_FORMAT_ENCODING,
+    _MEM_FORMAT_ENCODING,  # pyright: ignore[reportPrivateUsage] (named in every index that is written)
     BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
