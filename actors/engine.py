@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from PIL.Image import Image
 
+from pointing import tool
 from schemas.config import Sampling
 
 
@@ -32,7 +33,7 @@ class Request:
     digests: tuple[str, ...]
     sampling: Sampling
     max_tokens: int
-    stop: str = "</tool_call>"
+    stop: str = tool.CLOSE
     seed: int | None = None
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from pointing.coordinates import Size
 from pointing.geometry import Point, clip_segment, distance
+from pointing.tool import COLOR
 
 MAX_PIXELS = 64_000_000
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -90,7 +91,7 @@ def line_width(image: Image.Image) -> int:
     return max(2, round(min(image.size) / 100))
 
 
-def draw_ray(image: Image.Image, start: Point, end: Point, color: str = "red", width: int | None = None) -> Image.Image:
+def draw_ray(image: Image.Image, start: Point, end: Point, color: str = COLOR, width: int | None = None) -> Image.Image:
     """A copy of the image with the line from `start` to `end` on it, both in pixels of this image.
 
     What lies outside the image is cut off. Raises ValueError if nothing is left to draw: the line is wholly outside,

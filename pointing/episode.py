@@ -9,15 +9,16 @@ It lives in text and images: no tokens, no model. Endings for want of tokens bel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from PIL.Image import Image
 
-from pointing import prompts
+from pointing import prompts, tool
 from pointing.coordinates import Frame
 from pointing.drawing import draw_ray
-from pointing.grammar import ANSWER_OPEN, TOOL_CALL_OPEN, parse
+from pointing.grammar import ANSWER_OPEN, last_call, read_ray
 from schemas.trajectory import EndedBy
 
 
@@ -78,23 +79,35 @@ class Episode:
         if self._ended:
             raise RuntimeError("the episode has ended; start another for the next attempt")
         self._turns_left -= 1
-        if reply.rfind(ANSWER_OPEN) >= reply.rfind(TOOL_CALL_OPEN):  # -1 each where neither occurs
+        if reply.rfind(ANSWER_OPEN) >= reply.rfind(tool.OPEN):  # -1 each where neither occurs
             self._ended = True
             return Ended("answer")
         if self._turns_left == 0:
             self._ended = True
             return Ended("turn_limit")
-        return self._draw(reply)
+        return self._act(reply)
 
-    def _draw(self, turn: str) -> Observation:
+    def _act(self, turn: str) -> Observation:
         if self._image is None:
             return Observation(prompts.NO_IMAGE, None)
-        calls = parse(turn, strict=True).tool_calls
-        call = calls[-1] if calls else None
-        if call is None:
+        name, call = last_call(turn) or (None, "")
+        if name not in TOOLS:
             return Observation(prompts.MALFORMED, None)
-        try:
-            drawn = draw_ray(self._image, self._frame.to_seen(*call.start), self._frame.to_seen(*call.end))
-        except ValueError:  # outside the image, or without length
-            return Observation(prompts.OUTSIDE, None)
-        return Observation(prompts.DRAWN, drawn)
+        return TOOLS[name](self._image, self._frame, call)
+
+
+def _draw_ray(image: Image, frame: Frame, call: str) -> Observation:
+    ray = read_ray(call, strict=True)
+    if ray is None:
+        return Observation(prompts.MALFORMED, None)
+    try:
+        drawn = draw_ray(image, frame.to_seen(*ray.start), frame.to_seen(*ray.end))
+    except ValueError:  # outside the image, or without length
+        return Observation(prompts.OUTSIDE, None)
+    return Observation(prompts.DRAWN, drawn)
+
+
+# What a tool makes of the clean image that the model sees, the frame of its coordinates, and the text of a call, braces
+# included. Any text is legal, and an image that is shown has the seen size.
+Tool = Callable[[Image, Frame, str], Observation]
+TOOLS: Mapping[str, Tool] = MappingProxyType({tool.DRAW_RAY: _draw_ray})

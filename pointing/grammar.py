@@ -17,9 +17,9 @@ import math
 import re
 from typing import NamedTuple, SupportsInt, cast
 
+from pointing import tool
 from pointing.geometry import Box, Point
 
-TOOL_CALL_OPEN = "<tool_call>"
 ANSWER_OPEN = "<answer>"
 ANSWER_CLOSE, THINK_CLOSE = "</answer>", "</think>"
 CAPTION_OPEN, CAPTION_CLOSE = "<|caption_start|>", "<|caption_end|>"
@@ -29,13 +29,13 @@ CAPTION_OPEN, CAPTION_CLOSE = "<|caption_start|>", "<|caption_end|>"
 _INT = r"\s*+(-?[0-9]++)\s*+"
 _BOX = re.compile(rf"<\|box_start\|>\s*+\[{_INT},{_INT},{_INT},{_INT}\]\s*+<\|box_end\|>")
 _POINT = re.compile(rf"<\|point_start\|>\s*+\[{_INT},{_INT}\]\s*+<\|point_end\|>")
-_KEYS = {"name", "start", "end", "color"}
-_CALL_START = re.compile(r"<tool_call>\s*+\{")
-_CALL_END = re.compile(r"\}\s*+</tool_call>")
+_CALL_START = re.compile(rf"{tool.OPEN}\s*+\{{")
+_CALL_END = re.compile(rf"\}}\s*+{tool.CLOSE}")
 # A call as transcripts write it: what the JSON decoder makes of it, in a quarter of the time.
 _WHOLE = r"(-?(?:0|[1-9][0-9]{0,14}+))"
 _USUAL_CALL = re.compile(
-    rf'\{{"name": "draw_ray", "start": \[{_WHOLE}, {_WHOLE}\], "end": \[{_WHOLE}, {_WHOLE}\], "color": "red"\}}'
+    rf'\{{"name": "{tool.DRAW_RAY}", "start": \[{_WHOLE}, {_WHOLE}\], "end": \[{_WHOLE}, {_WHOLE}\], '
+    rf'"color": "{tool.COLOR}"\}}'
 )
 _TAG = re.compile(r"<[^<>]*+>")
 _decode_json = json.JSONDecoder().raw_decode
@@ -88,25 +88,47 @@ def _boxes(reply: str, start: int, end: int) -> tuple[Box, ...]:
 
 def _tool_calls(reply: str, strict: bool) -> tuple[tuple[ToolCall | None, ...], int]:
     """Every tool call, and the position at which the last one ends (0 without one)."""
-    calls: list[ToolCall | None] = []
+    texts, end = _call_texts(reply)
+    return tuple([read_ray(text, strict=strict) for text in texts]), end
+
+
+def last_call(reply: str) -> tuple[str | None, str] | None:
+    """The last tool call: its name (None where it is no JSON object with one) and its text, braces included.
+
+    >>> last_call('so: <tool_call>{"name": "zoom", "box": [1, 2, 3, 4]}</tool_call>')
+    ('zoom', '{"name": "zoom", "box": [1, 2, 3, 4]}')
+    """
+    texts, _ = _call_texts(reply)
+    if not texts:
+        return None
+    try:
+        name = cast("dict[str, object]", json.loads(texts[-1])).get("name")
+    except (ValueError, RecursionError):
+        name = None
+    return name if isinstance(name, str) else None, texts[-1]
+
+
+def _call_texts(reply: str) -> tuple[list[str], int]:
+    texts: list[str] = []
     end = 0
     while opened := _CALL_START.search(reply, end):
         closed = _CALL_END.search(reply, opened.end())
         if closed is None:
             break  # nor can any later call be closed
         end = closed.end()
-        calls.append(_read_call(reply[opened.end() - 1 : closed.start() + 1], strict))
-    return tuple(calls), end
+        texts.append(reply[opened.end() - 1 : closed.start() + 1])
+    return texts, end
 
 
-def _read_call(text: str, strict: bool) -> ToolCall | None:
+def read_ray(text: str, *, strict: bool = False) -> ToolCall | None:
+    """The segment that a call of draw_ray names, from the text between its tags; None where the call does not count."""
     usual = _USUAL_CALL.fullmatch(text)
     if usual is not None:
         x1, y1, x2, y2 = usual.groups()
         return ToolCall((float(int(x1)), float(int(y1))), (float(int(x2)), float(int(y2))))
     try:
         call, end = _decode_json(text)
-        if end != len(text) or call.keys() != _KEYS or call["name"] != "draw_ray" or call["color"] != "red":
+        if end != len(text) or call.keys() != tool.KEYS or call["name"] != tool.DRAW_RAY or call["color"] != tool.COLOR:
             return None
         return ToolCall(_read_point(call["start"], strict), _read_point(call["end"], strict))
     # ValueError: not JSON, or no number in it. TypeError: a value of another kind. OverflowError: infinity.

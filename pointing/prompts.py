@@ -4,13 +4,14 @@ transcripts that supervised training imitates. Coordinates are written in the mo
 
 from __future__ import annotations
 
+from pointing import tool
 from pointing.coordinates import Frame, FrameKind
 from pointing.geometry import Box, Segment, clamp, clip_segment
 from schemas.task import GroundTruth
 
 QUESTION = "What is the hand pointing at?"
 
-DRAWN = "The image with the ray drawn in red:"
+DRAWN = f"The image with the ray drawn in {tool.COLOR}:"
 MALFORMED = "The tool call could not be read: it needs name, start, end and color, with whole numbers."
 OUTSIDE = "The ray could not be drawn: it needs two different points inside the image."
 NO_IMAGE = "There is no image to draw on."
@@ -20,9 +21,9 @@ _NEGATIVE = "<think>There is no pointing hand.</think><answer>Nothing is pointed
 _HAND = "<think>The hand is at <|box_start|>["
 _BASE = "]<|box_end|>, the finger runs from <|point_start|>["
 _TIP = "]<|point_end|> to <|point_start|>["
-_START = ']<|point_end|>.</think>\n<tool_call>{"name": "draw_ray", "start": ['
-_END = '], "end": ['
-_CALLED = '], "color": "red"}</tool_call>'
+_START = f"]<|point_end|>.</think>\n{tool.BEFORE_START}"
+_END = tool.BEFORE_END
+_CALLED = tool.AFTER_END
 _CAPTION = "<answer>It points at <|caption_start|>"
 _OBJECT = "<|caption_end|> <|box_start|>["
 _ANSWERED = "]<|box_end|></answer>"
@@ -69,7 +70,7 @@ First think: find the hand that points, its box, and the finger from its base to
 <think>The hand is at <|box_start|>[x1, y1, x2, y2]<|box_end|>, the finger runs from \
 <|point_start|>[x, y]<|point_end|> to <|point_start|>[x, y]<|point_end|>.</think>
 Then draw the ray that the finger casts towards what it points at, and stop:
-<tool_call>{{"name": "draw_ray", "start": [x, y], "end": [x, y], "color": "red"}}</tool_call>
+{tool.written("x, y", "x, y")}
 You will be shown the image with this ray. Then name the object that the ray meets, with one box:
 <answer>It points at <|caption_start|>name of the object<|caption_end|> \
 <|box_start|>[x1, y1, x2, y2]<|box_end|></answer>

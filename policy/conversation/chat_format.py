@@ -14,9 +14,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from pointing import tool
 from policy.conversation.ledger import ImageRef, Ledger
 
-STOP = "</tool_call>"
 END_OF_TURN = "<|im_end|>"
 END_OF_TEXT = "<|endoftext|>"
 IMAGE_PAD = "<|image_pad|>"
@@ -41,7 +41,7 @@ class ChatFormatError(ValueError):
 class ChatFormat:
     """The conversation format of one tokenizer. `stop` ends a turn that calls a tool; `end_id` ends any other turn."""
 
-    stop = STOP
+    stop = tool.CLOSE
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str | None = None) -> None:
         """Reads the special ids and checks the chat template.
@@ -115,7 +115,7 @@ class ChatFormat:
     def turn_ids(self, text: str) -> list[int]:
         """Canonical ids of one assistant turn, with the id that ends it where </tool_call> does not."""
         ids = self._encode(text)
-        return ids if text.endswith(STOP) else [*ids, self.end_id]
+        return ids if text.endswith(tool.CLOSE) else [*ids, self.end_id]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of sampled ids: special tokens kept, spaces untouched, one closing <|im_end|> or end of text dropped."""

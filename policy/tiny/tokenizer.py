@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from pointing import tool
 from pointing.prompts import PHRASES
 from pointing.scene_layout import COLOURS, SHAPES
 
@@ -42,7 +43,7 @@ SPECIAL_TOKENS = (
     VIDEO_PAD,
 )
 # As in Qwen, the tags of a tool call are added but not special: they survive skip_special_tokens.
-TAGS = ("<tool_call>", "</tool_call>")
+TAGS = (tool.OPEN, tool.CLOSE)
 DEFAULT_SYSTEM = "You are a helpful assistant."
 ROLES = ("system\n", "user\n", "assistant\n", "tool\n")
 SEPARATOR = ", "
