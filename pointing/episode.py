@@ -91,9 +91,8 @@ class Episode:
         if self._image is None:
             return Observation(prompts.NO_IMAGE, None)
         name, call = last_call(turn) or (None, "")
-        if name not in TOOLS:
-            return Observation(prompts.MALFORMED, None)
-        return TOOLS[name](self._image, self._frame, call)
+        act = TOOLS.get(name) if name else None
+        return Observation(prompts.MALFORMED, None) if act is None else act(self._image, self._frame, call)
 
 
 def _draw_ray(image: Image, frame: Frame, call: str) -> Observation:
