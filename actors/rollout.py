@@ -36,7 +36,7 @@ class RolloutActor:
             model.path,
             rollout.engine,
             forbidden_ids=chat.forbidden_ids(info.vocab_size),
-            max_images=rollout.max_turns + 3,
+            max_images=data.max_images + rollout.max_turns - 1,
             seed=seed,
             trust_remote_code=model.trust_remote_code,
             transfer=transfer,

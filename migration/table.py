@@ -90,7 +90,7 @@ def _data() -> Iterator[Knob]:
     yield _mapped("image_key", "images", "data.image_key")
     yield _mapped("video_key", "videos", "data.video_key")
     yield _mapped("image_dir", None, "data.image_dir", "null: beside each file")
-    yield _gone("video_fps", 2.0, "videos are carried along in a task and not shown to the model")
+    yield _gone("video_fps", 2.0, "rows with videos are refused")
     yield _mapped("max_prompt_length", 512, "data.max_prompt_tokens", "images count with every token they take")
     yield _mapped(
         "max_response_length",

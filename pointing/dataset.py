@@ -1,6 +1,6 @@
 """Reads task files and checks all of them before a run begins.
 
-    .jsonl / .json / .parquet -> rows -> fields by configured keys -> Task, or Rejection(source, field, reason)
+    .jsonl / .json / .parquet -> rows -> fields by configured keys -> Task, or RowProblem(file, line, field, ...)
 
 The order of tasks is that of the files; which are dealt out when is the sampler's business.
 """
@@ -19,12 +19,15 @@ import pyarrow.parquet as pq
 
 from pointing.coordinates import Size
 from pointing.drawing import MAX_PIXELS, ImageError
-from pointing.ground_truth import FieldError, read_ground_truth
-from pointing.image_check import check_inside, image_size
+from pointing.ground_truth import read_ground_truth
+from pointing.image_check import image_size
 from pointing.sampler import Cursor, Sampler
+from pointing.truth_check import check_truth
+from pointing.unpack import unpacked
+from schemas.row_problem import FieldError, RowProblem, shown
 from schemas.task import Task
 
-__all__ = ["Cursor", "Dataset", "DatasetError", "DatasetOptions", "Rejection", "Sampler", "read"]
+__all__ = ["Cursor", "Dataset", "DatasetError", "DatasetOptions", "Sampler", "read"]
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 IMAGE, VIDEO = "<image>", "<video>"
@@ -35,8 +38,9 @@ SHOWN = 10  # rejections listed in an error message
 class DatasetOptions:
     """What to read, and how. `files` are task files, or folders of them.
 
-    `image_dir` holds the images and videos; None means the folder of each task file. Prompts longer than
-    `max_prompt_length` are counted and left out, never cut. With `check_images`, every image's header is read.
+    `image_dir` holds the images; None means the folder of each task file. Prompts longer than `max_prompt_length` are
+    counted and left out, never cut. With `check_images`, every image's header is read, and `damage` may look deeper: it
+    is given each image file once, and says what is wrong with it or "".
 
     >>> DatasetOptions(files=("data/train.jsonl",)).images_key
     'images'
@@ -52,23 +56,10 @@ class DatasetOptions:
     max_prompt_length: int | None = None
     check_images: bool = True
     max_image_pixels: int = MAX_PIXELS
+    max_images: int | None = None  # of one task
+    damage: Callable[[Path], str] | None = None
+    unpack_dir: str | None = None  # where images that a row holds itself are written
     rows_per_file: int | None = None  # the first ones alone
-
-
-@dataclass(frozen=True, slots=True)
-class Rejection:
-    """A row that is not used, and why.
-
-    >>> print(Rejection("train.jsonl:3", "images[0]", "no such file: a.png"))
-    train.jsonl:3: images[0]: no such file: a.png
-    """
-
-    source: str
-    field: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.source}: {self.field}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +71,7 @@ class Dataset:
     """
 
     tasks: tuple[Task, ...]
-    rejected: tuple[Rejection, ...]
+    rejected: tuple[RowProblem, ...]
     overlong: int
 
 
@@ -90,7 +81,7 @@ class DatasetError(ValueError):
 
 def read(options: DatasetOptions, prompt_length: Callable[[Task], int] | None = None) -> Dataset:
     """Reads and checks all files. `prompt_length` counts the tokens of a task's prompt with its images expanded;
-    a ValueError of it rejects the row.
+    a FieldError of it rejects the row, as does a ValueError, which is then about the prompt.
 
     Bad rows raise one DatasetError that lists them, or with `on_error="skip"` become `rejected`. A file that cannot
     be read at all, and files without a usable task, raise it in any case.
@@ -98,20 +89,20 @@ def read(options: DatasetOptions, prompt_length: Callable[[Task], int] | None = 
     if (options.max_prompt_length is None) != (prompt_length is None):
         raise ValueError("max_prompt_length and prompt_length go together: a limit, and what counts the tokens")
     tasks: list[Task] = []
-    rejected: list[Rejection] = []
+    rejected: list[RowProblem] = []
     overlong = 0
     files = _files(options.files)
     reader = _Reader(options)
     for file, label in zip(files, _labels(files), strict=True):
         for row in itertools.islice(_rows(file), options.rows_per_file):
             if row.error is not None:
-                rejected.append(Rejection(row.source, "row", row.error))
+                rejected.append(RowProblem.of(row.error, str(file), row.number))
                 continue
             try:
                 task = reader.task(row, f"{label}-{row.index}")
                 length = _length(task, prompt_length, options.prompt_key)
             except FieldError as error:
-                rejected.append(Rejection(row.source, error.field, error.reason))
+                rejected.append(RowProblem.of(error, str(file), row.number))
                 continue
             if options.max_prompt_length is not None and length > options.max_prompt_length:
                 overlong += 1
@@ -131,11 +122,13 @@ def _length(task: Task, prompt_length: Callable[[Task], int] | None, field: str)
         return 0
     try:
         return prompt_length(task)
+    except FieldError:
+        raise
     except ValueError as error:
-        raise FieldError(field, str(error)) from error
+        raise FieldError(field, str(error), "correct the row") from error
 
 
-def _summary(rejected: Sequence[Rejection]) -> str:
+def _summary(rejected: Sequence[RowProblem]) -> str:
     shown = "\n".join(f"  {rejection}" for rejection in rejected[:SHOWN])
     more = f"\n  and {len(rejected) - SHOWN} more" if len(rejected) > SHOWN else ""
     return f'{len(rejected)} rows cannot be used; correct them, or set on_error to "skip":\n{shown}{more}'
@@ -172,25 +165,25 @@ def _labels(files: Sequence[Path]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One row of a file, from 0. `error` says why it has no fields."""
+    """One row of a file: its index from 0, and the number that people know it by. `error` says why it has no fields."""
 
-    source: str
+    file: Path
     index: int
-    folder: Path
+    number: int
     fields: Mapping[str, Any]
-    error: str | None = None
+    error: FieldError | None = None
 
 
 def _rows(file: Path) -> Iterator[_Row]:
     reader = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[file.suffix]
     for index, (number, value) in enumerate(reader(file)):
-        source = f"{file}:{number}"
         if isinstance(value, Exception):
-            yield _Row(source, index, file.parent, {}, f"not JSON ({value})")
+            yield _Row(file, index, number, {}, FieldError("row", f"not JSON ({value})", "write one object a line"))
         elif not isinstance(value, dict):
-            yield _Row(source, index, file.parent, {}, f"is a {type(value).__name__}, not an object with fields")
+            what = f"is a {type(value).__name__}, not an object with fields"
+            yield _Row(file, index, number, {}, FieldError("row", what, "write an object", shown(value)))
         else:
-            yield _Row(source, index, file.parent, cast("dict[str, Any]", value))
+            yield _Row(file, index, number, cast("dict[str, Any]", value))
 
 
 def _jsonl(file: Path) -> Iterator[tuple[int, object]]:
@@ -218,7 +211,7 @@ def _parquet(file: Path) -> Iterator[tuple[int, object]]:
     number = 0
     try:
         with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=1024):
+            for batch in table.iter_batches(batch_size=64):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
@@ -239,25 +232,47 @@ class _Reader:
         options = self._options
         for key in (options.prompt_key, options.ground_truth_key, options.images_key):
             if key not in row.fields:
-                raise FieldError(key, f"is missing; the row has {', '.join(map(str, row.fields)) or 'no fields'}")
-        folder = self._folder(row.folder)
-        images = _media(row.fields[options.images_key], options.images_key, folder)
-        videos = _media(row.fields.get(options.videos_key), options.videos_key, folder)
+                there = ", ".join(map(str, row.fields)) or "no fields"
+                raise FieldError(key, f"is missing; the row has {there}", "name the right one in data.*_key")
+        images = self._images(row)
+        _refuse_videos(row.fields, options)
         if not images:
-            raise FieldError(options.images_key, "holds no image, and a ray needs one to be drawn on")
-        prompt = _prompt(row.fields[options.prompt_key], options.prompt_key, len(images), len(videos))
+            raise FieldError(options.images_key, "holds no image", "give one: a ray needs an image to be drawn on")
+        if options.max_images is not None and len(images) > options.max_images:
+            raise FieldError(
+                options.images_key,
+                f"holds {len(images)} images, more than data.max_images={options.max_images}",
+                "raise it, or give fewer",
+            )
+        prompt = _prompt(row.fields[options.prompt_key], options.prompt_key, len(images))
         truth = read_ground_truth(row.fields[options.ground_truth_key], options.ground_truth_key)
         if options.check_images:
             sizes = [self._size(path, f"{options.images_key}[{i}]") for i, path in enumerate(images)]
-            check_inside(truth, sizes[0], options.ground_truth_key)
+            check_truth(truth, sizes[0], options.ground_truth_key)
         return Task(
             task_id=task_id,
             prompt=prompt,
             images=tuple(map(str, images)),
-            videos=tuple(map(str, videos)),
             ground_truth=truth,
-            source=row.source,
+            source=f"{row.file}:{row.number}",
         )
+
+    def _images(self, row: _Row) -> list[Path]:
+        """The image files that a row names, each checked to lie in the folder, or holds. Null and "" mean none."""
+        key = self._options.images_key
+        value = row.fields[key]
+        if value is None or value == "":
+            return []
+        items = cast("list[object]", value) if isinstance(value, list) else [value]
+        return [self._image(row, item, f"{key}[{i}]") for i, item in enumerate(items)]
+
+    def _image(self, row: _Row, item: object, field: str) -> Path:
+        if isinstance(item, dict):  # as the datasets library writes an image
+            held = cast("dict[str, object]", item)
+            item = held.get("bytes") or held.get("path")
+        if isinstance(item, bytes):
+            return unpacked(item, self._options.unpack_dir, field)
+        return _inside(self._folder(row.file.parent), item, field)
 
     def _folder(self, beside: Path) -> Path:
         given = self._options.image_dir
@@ -272,47 +287,50 @@ class _Reader:
         if path not in self._sizes:
             try:
                 self._sizes[path] = image_size(path, self._options.max_image_pixels)
+                if self._options.damage is not None and (said := self._options.damage(path)):
+                    raise ImageError(f"{path}: {said}")
             except ImageError as error:
                 self._sizes[path] = str(error)
         size = self._sizes[path]
         if isinstance(size, str):
-            raise FieldError(field, size)
+            raise FieldError(field, size, "replace the file, or leave the row out")
         return size
 
 
-def _media(value: object, key: str, folder: Path) -> list[Path]:
-    """The files that a row names, each checked to lie in the folder. Null and "" mean none, a text means one."""
-    if value is None or value == "":
-        return []
-    items = cast("list[object]", value) if isinstance(value, list) else [value]
-    return [_inside(folder, item, f"{key}[{i}]") for i, item in enumerate(items)]
+def _refuse_videos(fields: Mapping[str, Any], options: DatasetOptions) -> None:
+    """Raises FieldError for a row with a video: no part of the path takes one, and its mark would be read as text."""
+    remedy = "give frames of it as images, or leave the row out"
+    if fields.get(options.videos_key) not in (None, "", []):
+        value = shown(fields[options.videos_key])
+        raise FieldError(options.videos_key, "videos are not supported", remedy, value)
+    if VIDEO in str(fields[options.prompt_key]):
+        raise FieldError(options.prompt_key, f"has a {VIDEO} placeholder, and videos are not supported", remedy)
 
 
 def _inside(folder: Path, name: object, field: str) -> Path:
-    if isinstance(name, dict | bytes):
-        raise FieldError(field, "holds the image itself; write it to a file in image_dir and give its path here")
     if not isinstance(name, str) or not name:
-        raise FieldError(field, f"is {name!r}; give the path of a file relative to image_dir")
+        raise FieldError(field, "is no path", "give the path of a file relative to image_dir", shown(name))
     try:
         path = (folder / name).resolve()  # follows links, so one that leads out of the folder is seen
         exists = path.is_file()
     except (OSError, ValueError) as error:
-        raise FieldError(field, f"is not a usable path ({error}): {name[:80]!r}") from error
+        raise FieldError(field, f"is not a usable path ({error})", "correct it", shown(name)) from error
     if not path.is_relative_to(folder):
-        raise FieldError(field, f"{name} lies outside image_dir {folder}; put it inside or widen image_dir")
+        remedy = "put it inside or widen data.image_dir"
+        raise FieldError(field, f"lies outside image_dir {folder}", remedy, shown(name))
     if not exists:
-        raise FieldError(field, f"no such file: {path}")
+        raise FieldError(field, f"no such file: {path}", "correct it, or set data.image_dir", shown(name))
     return path
 
 
-def _prompt(value: object, key: str, n_images: int, n_videos: int) -> str:
+def _prompt(value: object, key: str, n_images: int) -> str:
     """The prompt, with placeholders put before one that has none."""
-    if not isinstance(value, str) or not value.replace(IMAGE, "").replace(VIDEO, "").strip():
-        raise FieldError(key, f"is {value!r}; give the question as text")
-    for mark, count, what in ((VIDEO, n_videos, "videos"), (IMAGE, n_images, "images")):
-        found = value.count(mark)
-        if not found:
-            value = mark * count + value
-        elif found != count:
-            raise FieldError(key, f"has {found} {mark} placeholders for {count} {what}; write one each, or none at all")
+    if not isinstance(value, str) or not value.replace(IMAGE, "").strip():
+        raise FieldError(key, "is no question", "give the question as text", shown(value))
+    found = value.count(IMAGE)
+    if not found:
+        return IMAGE * n_images + value
+    if found != n_images:
+        reason = f"has {found} {IMAGE} placeholders for {n_images} images"
+        raise FieldError(key, reason, "write one each, or none at all", shown(value))
     return value

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from pointing.coordinates import Size
-from pointing.geometry import Point, clip_segment, distance
+from pointing.geometry import Point, Segment, clip_segment, distance
 from pointing.tool import COLOR
 
 MAX_PIXELS = 64_000_000
@@ -91,17 +91,21 @@ def line_width(image: Image.Image) -> int:
     return max(2, round(min(image.size) / 100))
 
 
+def visible_part(start: Point, end: Point, size: Size) -> Segment:
+    """The part of a line that can be drawn on an image of `size`. Raises ValueError as `draw_ray` does."""
+    inside = clip_segment(start, end, size.width, size.height)
+    if inside is None or distance(*inside) < 1:
+        raise ValueError(f"no part of the ray {start} -> {end} can be drawn on an image of {size.width}x{size.height}")
+    return inside
+
+
 def draw_ray(image: Image.Image, start: Point, end: Point, color: str = COLOR, width: int | None = None) -> Image.Image:
     """A copy of the image with the line from `start` to `end` on it, both in pixels of this image.
 
     What lies outside the image is cut off. Raises ValueError if nothing is left to draw: the line is wholly outside,
     is shorter than a pixel, or a coordinate is not finite.
     """
-    inside = clip_segment(start, end, image.width, image.height)
-    if inside is None or distance(*inside) < 1:
-        raise ValueError(
-            f"no part of the ray {start} -> {end} can be drawn on an image of {image.width}x{image.height}"
-        )
+    inside = visible_part(start, end, Size(image.width, image.height))
     drawn = image.copy()
     right, bottom = image.width - 1, image.height - 1
     points = [(min(round(x), right), min(round(y), bottom)) for x, y in inside]

@@ -7,18 +7,10 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from schemas.row_problem import FieldError, shown
 from schemas.task import NEGATIVE, GroundTruth
 
 SCORED = ("hand_bbox", "pointing_keypoints", "pointing_ray", "obj_bbox")
-
-
-class FieldError(ValueError):
-    """A field of a record cannot be used; `field` is its path, such as "ground_truth.hand_bbox[2]"."""
-
-    def __init__(self, field: str, reason: str) -> None:
-        super().__init__(f"{field}: {reason}")
-        self.field = field
-        self.reason = reason
 
 
 def read_ground_truth(value: object, field: str = "ground_truth") -> GroundTruth:
@@ -34,7 +26,8 @@ def read_ground_truth(value: object, field: str = "ground_truth") -> GroundTruth
     if value is None:
         return NEGATIVE
     if not isinstance(value, dict):
-        raise FieldError(field, f"is {_short(value)}; give an object with the published keys, or null for a negative")
+        remedy = "give an object with the published keys, or null for a negative"
+        raise FieldError(field, "is no ground truth", remedy, shown(value))
     value = cast("dict[str, Any]", value)
     stage = value.get("stage")
     if isinstance(stage, float) and stage.is_integer():  # a column of numbers with gaps comes as floats
@@ -50,10 +43,11 @@ def read_ground_truth(value: object, field: str = "ground_truth") -> GroundTruth
             raise FieldError(
                 field,
                 f"stage 1 without hand_bbox says that nothing is pointed at, yet {given[0]} is given",
+                "give hand_bbox, or take the rest out",
             )
         return NEGATIVE
     if not set(given) & set(SCORED):
-        raise FieldError(field, f'has none of {", ".join(SCORED)}; write null or "none" for a negative')
+        raise FieldError(field, f"has none of {', '.join(SCORED)}", 'write null or "none" for a negative')
     return truth
 
 
@@ -71,9 +65,10 @@ def _decoded(value: object, field: str) -> object:
         try:
             decoded: object = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise FieldError(field, f'is neither JSON nor "none" ({error}): {_short(value)}') from error
+            remedy = "write the object, or its JSON"
+            raise FieldError(field, f'is neither JSON nor "none" ({error})', remedy, shown(value)) from error
         if decoded is None:
-            raise FieldError(field, "is the text 'null', which scores as a positive; write null or \"none\"")
+            raise FieldError(field, "is the text 'null', which scores as a positive", 'write null or "none"')
         value = decoded
     return value
 
@@ -81,14 +76,9 @@ def _decoded(value: object, field: str) -> object:
 def _field_error(error: ValidationError, field: str) -> FieldError:
     first = error.errors(include_url=False)[0]
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    reason = first["msg"]
+    reason, value = first["msg"], shown(first["input"])
     if first["type"] == "extra_forbidden":
-        reason = f"unknown key; known are {', '.join(GroundTruth.model_fields)}"
-    elif first["type"] not in ("json_invalid", "missing"):
-        reason = f"{reason}, got {_short(first['input'])}"
-    return FieldError(field + path, reason)
-
-
-def _short(value: Any) -> str:
-    text = repr(cast("object", value))
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        reason, value = f"unknown key; known are {', '.join(GroundTruth.model_fields)}", ""
+    elif first["type"] in ("json_invalid", "missing"):
+        value = ""
+    return FieldError(field + path, reason, "correct it", value)

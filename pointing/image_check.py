@@ -1,4 +1,4 @@
-"""Looks at image files before a run begins: are they images, whole, of a usable size, and do boxes lie inside them.
+"""Looks at image files before a run begins: are they images, whole, of a usable size.
 
 Cheap, since a dataset may have a million: sizes come from headers; PNG is checked by its checksums and JPEG by its
 end marker. Only a file that looks odd, or of another format, is decoded.
@@ -13,11 +13,10 @@ from PIL import Image
 
 from pointing.coordinates import Size
 from pointing.drawing import MAX_PIXELS, ImageError, open_image
-from pointing.ground_truth import FieldError
-from schemas.task import GroundTruth
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+_PNG_METADATA = (b"XML:com.adobe.xmp", b"Raw profile type ")  # keywords of text chunks
 _TAIL = 1024  # bytes; some cameras write padding after JPEG's end marker
 
 
@@ -28,7 +27,7 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> Size:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is stricter
             with Image.open(path) as image:
                 width, height = image.size
-                sideways = _orientation(image) in _SIDEWAYS
+                sideways = _orientation(image, path) in _SIDEWAYS
                 kind = image.format
         if width * height > max_pixels:
             raise ImageError(f"{path}: {width}x{height} is more than {max_pixels} pixels; make it smaller")
@@ -41,10 +40,26 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> Size:
     return Size(height, width) if sideways else Size(width, height)
 
 
-def _orientation(image: Image.Image) -> int:
-    if image.format == "PNG" and "exif" not in image.info:
+def _orientation(image: Image.Image, path: Path) -> int:
+    """As `ImageOps.exif_transpose` finds it, in EXIF or XMP."""
+    if image.format == "PNG" and not _png_says_more(path):
         return 1  # asking would decode the whole file, to look for it after the pixels
     return image.getexif().get(_ORIENTATION, 1)
+
+
+def _png_says_more(path: Path) -> bool:
+    """Whether a PNG file has EXIF or XMP in one of its chunks (W3C PNG, third edition, 5.3)."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if kind == b"eXIf":
+                return True
+            after = file.tell() + length + 4  # a checksum ends the chunk
+            if kind in (b"tEXt", b"zTXt", b"iTXt") and file.read(min(length, 80)).startswith(_PNG_METADATA):
+                return True
+            file.seek(after)
+    return False
 
 
 def _looks_whole(path: Path, kind: str | None) -> bool:
@@ -58,25 +73,3 @@ def _looks_whole(path: Path, kind: str | None) -> bool:
             file.seek(max(0, file.tell() - _TAIL))
             return b"\xff\xd9" in file.read()
     return False
-
-
-def check_inside(truth: GroundTruth, size: Size, field: str) -> None:
-    """Raises FieldError if a box or keypoint, or where the ray starts, lies outside the first image.
-
-    A hundredth of each side is allowed for rounding. Coordinates of a resized copy are the usual cause.
-    """
-    points: list[tuple[str, tuple[float, float]]] = []
-    for name, box in (("hand_bbox", truth.hand_bbox), ("obj_bbox", truth.obj_bbox)):
-        if box is not None:
-            points += [(name, box[:2]), (name, box[2:])]
-    points += [("pointing_keypoints", point) for point in truth.pointing_keypoints or ()]
-    if truth.pointing_ray is not None:
-        points.append(("pointing_ray.start", truth.pointing_ray.start))
-    for name, (x, y) in points:
-        spare_x, spare_y = max(2.0, size.width / 100), max(2.0, size.height / 100)
-        if not (-spare_x <= x <= size.width + spare_x and -spare_y <= y <= size.height + spare_y):
-            raise FieldError(
-                f"{field}.{name}",
-                f"({x:g}, {y:g}) lies outside the image of {size.width}x{size.height}; "
-                "ground truth is in pixels of the file as it is, turned upright",
-            )

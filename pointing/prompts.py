@@ -7,6 +7,7 @@ from __future__ import annotations
 from pointing import tool
 from pointing.coordinates import Frame, FrameKind
 from pointing.geometry import Box, Segment, clamp, clip_segment
+from schemas.row_problem import FieldError, shown
 from schemas.task import GroundTruth
 
 QUESTION = "What is the hand pointing at?"
@@ -84,7 +85,7 @@ def transcript(truth: GroundTruth, frame: Frame) -> tuple[str, ...]:
 
     One turn for a negative; two otherwise: the hand and a tool call, then the answer. Finger points default to the
     ray's ends. Boxes and points are limited to the image and the ray is cut at its border, so that every coordinate
-    lies in the frame. Raises ValueError naming what the ground truth lacks, or what in it cannot be written.
+    lies in the frame. Raises FieldError naming what the ground truth lacks, or what in it cannot be written.
 
     >>> from schemas.task import NEGATIVE
     >>> transcript(NEGATIVE, Frame.identity())
@@ -96,9 +97,10 @@ def transcript(truth: GroundTruth, frame: Frame) -> tuple[str, ...]:
     if hand is None or ray is None or target is None or not name:
         parts = {"hand_bbox": hand, "pointing_ray": ray, "obj_bbox": target, "obj_name": name}
         missing = ", ".join(key for key, value in parts.items() if not value)
-        raise ValueError(f"no transcript without {missing}: add it to the ground truth, or leave the task out of SFT")
+        raise FieldError("ground_truth", f"no transcript without {missing}", "add it, or leave the task out of SFT")
     if "<" in name or not name.isprintable():
-        raise ValueError(f"obj_name {name!r} holds markup or control characters; a caption is plain words")
+        remedy = "write plain words"
+        raise FieldError("ground_truth.obj_name", "holds markup or control characters", remedy, shown(name))
     base, tip = truth.pointing_keypoints or (ray.start, ray.end)
     start, end = _ray((ray.start, ray.end), frame)
     first = [
@@ -127,7 +129,6 @@ def _ray(ray: Segment, frame: Frame) -> tuple[tuple[int, int], tuple[int, int]]:
         start, end = frame.from_original(*inside[0]), frame.from_original(*inside[1])
         if start != end:
             return start, end
-    raise ValueError(
-        f"pointing_ray {ray[0]} -> {ray[1]} lies outside the image of {frame.original.width}x{frame.original.height} "
-        "or is too short to have a direction; correct the ground truth"
-    )
+    size = f"{frame.original.width}x{frame.original.height}"
+    reason = f"lies outside the image of {size} or is too short to have a direction"
+    raise FieldError("ground_truth.pointing_ray", reason, "correct it", f"{ray[0]} -> {ray[1]}")

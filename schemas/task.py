@@ -53,17 +53,16 @@ NEGATIVE = GroundTruth(stage=1)
 class Task(Record):
     """One question with its images and ground truth, as read from a dataset.
 
-    `images` and `videos` are paths that were checked to lie inside the dataset's image folder. `prompt` is the question
-    with one `<image>` placeholder per image. `source` is "file:line", for messages to people.
+    `images` are paths that were checked to lie inside the dataset's image folder. `prompt` is the question with one
+    `<image>` placeholder per image. `source` is "file:line", for messages to people.
 
-    >>> Task(task_id="train-0", prompt="<image>What is pointed at?", images=("a.png",), ground_truth=NEGATIVE).videos
-    ()
+    >>> Task(task_id="train-0", prompt="<image>What is it?", images=("a.png",), ground_truth=NEGATIVE).question
+    'What is it?'
     """
 
     task_id: Annotated[str, Field(min_length=1)]
     prompt: Annotated[str, Field(min_length=1)]
     images: tuple[str, ...] = ()
-    videos: tuple[str, ...] = ()
     ground_truth: GroundTruth
     source: str = ""
 

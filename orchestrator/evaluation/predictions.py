@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -196,5 +197,6 @@ def read_items(
 ) -> tuple[ScoreItem, ...]:
     """Predictions and tasks, joined."""
     said = read_predictions(predictions)
-    tasks = read(DatasetOptions(files=(str(data),), image_dir=image_dir)).tasks
-    return to_items(pair(said, tasks), frame)
+    with tempfile.TemporaryDirectory() as unpack_dir:  # no more than their sizes is wanted of images
+        tasks = read(DatasetOptions(files=(str(data),), image_dir=image_dir, unpack_dir=unpack_dir)).tasks
+        return to_items(pair(said, tasks), frame)

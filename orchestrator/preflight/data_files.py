@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.batch.tasks import SPLITS, files_of, prompt_counter, read_dataset
+from orchestrator.batch.tasks import SPLITS, files_of, left_out, read_dataset, row_reader
+from orchestrator.preflight.jpeg_damage import jpeg_damage
 from orchestrator.preflight.problem import Findings, Problem
 from pointing.dataset import DatasetError
 from schemas.config import SftConfig, TrainConfig
@@ -34,27 +35,32 @@ class DataFindings:
 
 
 def check_data(config: TrainConfig | SftConfig, rows_per_file: int | None) -> DataFindings:
-    """Reads every split; of each file the first rows, or all where that is None. The model's tokenizer must work."""
-    count = prompt_counter(config.model, config.data)
+    """Reads every split; of each file the first rows, or all where that is None, and then JPEG files to their end.
+
+    The model's tokenizer must work.
+    """
+    count = row_reader(config)
     longest = _Longest(config.data.max_prompt_tokens)
 
     def counted(task: Task) -> int:
         return longest.note(count(task))
 
-    looked = "all rows" if rows_per_file is None else f"the first {rows_per_file} rows of each file"
+    every_row = rows_per_file is None
+    looked = "all rows" if every_row else f"the first {rows_per_file} rows of each file"
     found = Findings()
     for split in SPLITS:
         files = files_of(config.data, split)
         if not files:
             continue
         try:
-            dataset = read_dataset(config.data, files, counted, rows_per_file)
+            dataset = read_dataset(config.data, files, counted, rows_per_file, jpeg_damage if every_row else None)
         except (DatasetError, OSError) as error:
             given = getattr(config.data, f"{split}_files")
             found += Findings((Problem(f"data.{split}_files", given, str(error), "correct the file, or name another"),))
             continue
-        left_out = f", {len(dataset.rejected)} unusable, {dataset.overlong} too long"
-        found += Findings(notes=(f"data         {split}: {len(dataset.tasks)} tasks{left_out} ({looked})",))
+        others = f", {len(dataset.rejected)} unusable, {dataset.overlong} too long"
+        line = f"data         {split}: {len(dataset.tasks)} tasks{others} ({looked})"
+        found += Findings(notes=(line, *left_out(dataset, config.data)))
     return DataFindings(found, longest.tokens)
 
 

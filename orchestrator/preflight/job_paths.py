@@ -43,6 +43,9 @@ def lost_paths(config: TrainConfig | SftConfig, environment: Mapping[str, str] =
             "lies in the job's copy of the working directory, which Ray deletes with the results in it",
             "give an absolute path on storage that every node sees",
         )
+    unpack_dir = config.data.unpack_dir
+    if unpack_dir is not None and not Path(unpack_dir).is_absolute():
+        yield Problem("data.unpack_dir", unpack_dir, "is on the driver's node alone", MOUNT)
     for field, path in _inputs(config):
         if not Path(path).is_absolute() and not Path(path).exists():
             yield Problem(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from pointing.coordinates import Frame, Size
-from pointing.drawing import open_image
+from pointing.drawing import open_image, visible_part
 from pointing.episode import Ended, Episode
+from pointing.grammar import parse
 from pointing.prompts import transcript
 from policy.conversation.chat_format import ChatFormat
 from policy.conversation.ledger import ImageRef, Ledger
@@ -19,7 +20,8 @@ from policy.conversation.seen_image import encode, see
 from schemas import batch
 from schemas.config import Data
 from schemas.config.micro_batches import MicroBatches
-from schemas.task import Task
+from schemas.row_problem import FieldError
+from schemas.task import GroundTruth, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,20 @@ class Supervised:
     task_id: str
     ledger: Ledger
     images: dict[str, bytes]
+
+
+def check_transcript(truth: GroundTruth, frame: Frame, field: str) -> None:
+    """Raises FieldError where `supervised` could not make a conversation of this ground truth, found in `field`."""
+    try:
+        turns = transcript(truth, frame)
+    except FieldError as error:
+        path = error.field.replace("ground_truth", field, 1)
+        raise FieldError(path, error.reason, error.remedy, error.value) from None
+    for call in parse(turns[0], strict=True).rays:
+        try:
+            visible_part(frame.to_seen(*call.start), frame.to_seen(*call.end), frame.seen)
+        except ValueError as error:
+            raise FieldError(f"{field}.pointing_ray", str(error), "correct it, or raise data.min_pixels") from None
 
 
 def supervised(task: Task, info: ModelInfo, chat: ChatFormat, data: Data) -> Supervised:

@@ -16,6 +16,7 @@ class Data(Record):
     validation_files: tuple[str, ...] | str = ()
     test_files: tuple[str, ...] | str = ()
     image_dir: str | None = None  # default: the folder of each file
+    unpack_dir: str | None = None  # where images inside Parquet files are written to, by digest; every node must see it
     prompt_key: str = "prompt"
     ground_truth_key: str = "ground_truth"
     image_key: str = "images"
@@ -26,6 +27,7 @@ class Data(Record):
     min_pixels: PositiveInt = 256 * 28 * 28
     max_pixels: PositiveInt = 1280 * 28 * 28
     max_prompt_tokens: PositiveInt = 4096
+    max_images: PositiveInt = 4  # of one task; engines make room for so many, and for one more each further turn
     on_error: Literal["fail", "skip"] = "fail"
     shuffle: bool = True
 

@@ -17,9 +17,10 @@ from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from pointing.ground_truth import FieldError, read_ground_truth
+from pointing.ground_truth import read_ground_truth
 from schemas.config.service import ServiceOptions
 from schemas.evaluation import EvaluationReport
+from schemas.row_problem import FieldError
 from schemas.scoring import ActiveReward, ScoreItem, ScoreRequest, ScoreResponse
 from services.http import error_responses as problems
 from services.http.counts import Meter, NoMeter
@@ -28,7 +29,7 @@ from services.reward import examples
 from services.reward.custom import open_reward
 from services.reward.evaluation import CONFIDENCE, evaluate
 from services.reward.scoring import Reward, ScoringError, answer, item_of
-from services.reward.uploads import read_upload
+from services.reward.uploads import Place, item_place, read_upload
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 T = TypeVar("T")
@@ -83,7 +84,7 @@ def build_api(
     def score(request: ScoreRequest) -> ScoreResponse:
         _check_count(len(request.items), options.max_items)
         if options.function is None:  # one's own function has its own ground truth
-            _check_truth(request.items)
+            _check_truth(request.items, [item_place(number) for number in range(len(request.items))])
         return ScoreResponse(scores=_metered(len(request.items), lambda: answer(request.items, scorer), meter))
 
     @app.post(
@@ -101,11 +102,11 @@ def build_api(
         content_type = request.headers.get("content-type", "")
 
         def work() -> EvaluationReport:
-            items = read_upload(body, content_type)
-            _check_count(len(items), options.max_evaluation_items)
+            given = read_upload(body, content_type)
+            _check_count(len(given.items), options.max_evaluation_items)
             if options.function is None:
-                _check_truth(items)
-            known = [item_of(item) for item in items]
+                _check_truth(given.items, given.places)
+            known = [item_of(item) for item in given.items]
             return _metered(len(known), lambda: evaluate(known, scorer, confidence), meter)
 
         return await run_in_threadpool(work)
@@ -125,15 +126,16 @@ def _check_count(items: int, limit: int) -> None:
         raise HTTPException(413, f"{items} items, at most {limit} per request")
 
 
-def _check_truth(items: Sequence[ScoreItem]) -> None:
+def _check_truth(items: Sequence[ScoreItem], places: Sequence[Place]) -> None:
     """Refuses ground truth that would score 0 by mistake: an unknown key, a box of three numbers, no part at all."""
     errors: list[dict[str, Any]] = []
-    for number, item in enumerate(items):
+    for item, start in zip(items, places, strict=True):
         try:
             read_ground_truth(item.ground_truth)
         except FieldError as error:
-            place = ("body", "items", number, *error.field.replace("[", ".").replace("]", "").split("."))
-            errors.append({"loc": place, "msg": error.reason, "type": "ground_truth"})
+            place = (*start, *error.field.replace("[", ".").replace("]", "").split("."))
+            got = f", got {error.value}" if error.value else ""
+            errors.append({"loc": place, "msg": f"{error.reason}{got}; {error.remedy}", "type": "ground_truth"})
     if errors:
         raise RequestValidationError(errors)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -17,8 +17,23 @@ JSON = "application/json"
 LINES = ("application/jsonl", "application/x-ndjson", "application/x-jsonlines")
 
 
-def read_upload(body: bytes, content_type: str) -> tuple[ScoreItem, ...]:
-    """At least one item. JSON: {"items": [...]}, as for scoring. JSON Lines: one item a line.
+Place = tuple[str | int, ...]
+
+
+class Upload(NamedTuple):
+    """At least one item, and the place of each in the body, as error messages name it."""
+
+    items: tuple[ScoreItem, ...]
+    places: tuple[Place, ...]
+
+
+def item_place(number: int) -> Place:
+    """Of an item of a JSON document."""
+    return "body", "items", number
+
+
+def read_upload(body: bytes, content_type: str) -> Upload:
+    """Reads a body. JSON: {"items": [...]}, as for scoring. JSON Lines: one item a line.
 
     Raises RequestValidationError naming places in the body (lines from 1), HTTPException for another content type.
     """
@@ -30,21 +45,24 @@ def read_upload(body: bytes, content_type: str) -> tuple[ScoreItem, ...]:
     raise HTTPException(415, f"send the prediction set as {JSON} or as one of {', '.join(LINES)}")
 
 
-def _read_document(body: bytes) -> tuple[ScoreItem, ...]:
+def _read_document(body: bytes) -> Upload:
     try:
-        return ScoreRequest.model_validate(strict_json(body)).items
+        items = ScoreRequest.model_validate(strict_json(body)).items
+        return Upload(items, tuple(map(item_place, range(len(items)))))
     except (ValidationError, json.JSONDecodeError) as error:
         raise RequestValidationError(_problems(error, ("body",))) from None
 
 
-def _read_lines(body: bytes) -> tuple[ScoreItem, ...]:
+def _read_lines(body: bytes) -> Upload:
     items: list[ScoreItem] = []
+    places: list[Place] = []
     wrong: list[dict[str, Any]] = []
     for number, line in enumerate(body.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             items.append(ScoreItem.model_validate(strict_json(line)))
+            places.append(("line", number))
         except (ValidationError, json.JSONDecodeError) as error:
             wrong += _problems(error, ("line", number))
             if len(wrong) >= MAX_ERRORS:
@@ -53,7 +71,7 @@ def _read_lines(body: bytes) -> tuple[ScoreItem, ...]:
         wrong = [{"loc": ("body",), "msg": "no item: send one JSON object a line", "type": "too_short"}]
     if wrong:
         raise RequestValidationError(wrong)
-    return tuple(items)
+    return Upload(tuple(items), tuple(places))
 
 
 def _problems(error: ValidationError | json.JSONDecodeError, where: Sequence[str | int]) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from pointing.coordinates import Size
 from pointing.dataset import Cursor, DatasetError, DatasetOptions, Sampler, read
+from pointing.drawing import open_image
 from pointing.image_check import image_size
 from schemas.task import NEGATIVE, Task
 
@@ -86,13 +89,16 @@ def test_a_folder_means_its_files_and_ids_stay_apart(folder: Path) -> None:
 
 
 def test_keys_are_configurable_and_a_missing_one_is_named(folder: Path) -> None:
-    renamed = {"question": "What?", "answer": TRUTH, "picture": "a.png", "clips": ["v.mp4"], "other": 1}
-    (folder / "v.mp4").write_bytes(b"")
+    renamed = {"question": "What?", "answer": TRUTH, "picture": "a.png", "clips": None, "other": 1}
     options = write(folder, renamed)
     keys = {"prompt_key": "question", "ground_truth_key": "answer", "images_key": "picture", "videos_key": "clips"}
     (task,) = read(DatasetOptions(files=options.files, **keys)).tasks  # type: ignore[arg-type]
-    assert task.videos == (str(folder / "v.mp4"),)
-    assert task.prompt == "<image><video>What?"
+    assert task.prompt == "<image>What?"
+    write(folder, renamed | {"clips": ["v.mp4"]})
+    with pytest.raises(
+        DatasetError, match=r"train\.jsonl:1: clips=\['v\.mp4'\]: videos are not supported; give frames"
+    ):
+        read(DatasetOptions(files=options.files, **keys))  # type: ignore[arg-type]
     with pytest.raises(DatasetError, match=r"train\.jsonl:1: prompt: is missing; the row has question, answer"):
         read(options)
 
@@ -114,22 +120,32 @@ def test_bad_rows_are_listed_and_counted(folder: Path) -> None:
         ("{broken", "row", "not JSON"),
         ("[1, 2]", "row", "is a list"),
         ("[" * 100_000, "row", "not JSON"),
-        (row(prompt=5), "prompt", "give the question as text"),
-        (row(prompt=" <image> "), "prompt", "give the question as text"),
+        (row(prompt=5), "prompt", "is no question"),
+        (row(prompt=" <image> "), "prompt", "is no question"),
         (row(prompt="<image><image>What?"), "prompt", "has 2 <image> placeholders for 1 images"),
         (row(images=["a.png", "a.png"]), "prompt", "has 1 <image> placeholders for 2 images"),
         (row(images=[]), "images", "holds no image"),
         (row(images=None), "images", "holds no image"),
-        (row(images=[7]), "images[0]", "give the path"),
-        (row(images=[{"bytes": "iVBOR", "path": "a.png"}]), "images[0]", "write it to a file in image_dir"),
+        (row(images=[7]), "images[0]", "is no path"),
+        (row(images=[{"bytes": None}]), "images[0]", "is no path"),
         (row(images=["a\0.png"]), "images[0]", "not a usable path"),
         (row(images=["x" * 5000]), "images[0]", "not a usable path"),
         (row(images=["no.png"]), "images[0]", "no such file"),
         (row(images=["."]), "images[0]", "no such file"),
-        (row(videos=["no.mp4"]), "videos[0]", "no such file"),
+        (row(videos=["a.mp4"]), "videos", "videos are not supported"),
+        (row(prompt="<image><video>What?"), "prompt", "has a <video> placeholder"),
         (row(ground_truth={"hand_bbox": [1, 2, 3]}), "ground_truth.hand_bbox[3]", "required"),
         (row(ground_truth={"obj_bbox": [1, 2, 3, float("nan")]}), "ground_truth.obj_bbox[3]", "finite"),
-        (row(ground_truth={"obj_bbox": [0, 0, 128, 96]}), "ground_truth.obj_bbox", "(128, 96) lies outside"),
+        (row(ground_truth={"obj_bbox": [0, 0, 128, 96]}), "ground_truth.obj_bbox", "lies outside the image of 64x48"),
+        (row(ground_truth={"obj_bbox": [0.1, 0.2, 0.3, 0.4]}), "ground_truth.obj_bbox", "shares of the image's sides"),
+        (row(ground_truth={"hand_bbox": [9, 9, 9, 20]}), "ground_truth.hand_bbox", "without area"),
+        (row(ground_truth={"obj_bbox": [30, 20, 10, 40]}), "ground_truth.obj_bbox", "without area"),
+        (
+            row(ground_truth={"pointing_ray": {"start": [5, 5], "end": [5, 5]}}),
+            "ground_truth.pointing_ray",
+            "has no length",
+        ),
+        (row(ground_truth={"pointing_keypoints": [[5, 5], [5, 5]]}), "ground_truth.pointing_keypoints", "point twice"),
     ],
 )
 def test_a_bad_row_names_line_field_and_reason(folder: Path, bad: object, field: str, reason: str) -> None:
@@ -140,9 +156,20 @@ def test_a_bad_row_names_line_field_and_reason(folder: Path, bad: object, field:
 
 
 def test_bytes_in_parquet_and_in_lines_that_are_not_utf8(folder: Path) -> None:
-    options = write(folder, row(images=[{"bytes": b"\x89PNG", "path": "a.png"}]), name="t.parquet")
-    with pytest.raises(DatasetError, match=r"t\.parquet:1: images\[0\]: holds the image itself"):
+    picture = (folder / "a.png").read_bytes()
+    rows = [row(images=[{"bytes": picture, "path": "gone.png"}]), row(images=[{"bytes": None, "path": "a.png"}])]
+    options = write(folder, *rows, name="t.parquet")
+    with pytest.raises(DatasetError, match=r"t\.parquet:1: images\[0\]: holds the image itself.*set data\.unpack_dir"):
         read(options)
+    for _ in range(2):  # what is there is used again
+        inside, beside = read(replace(options, unpack_dir=str(folder / "unpacked"))).tasks
+        (file,) = (folder / "unpacked").iterdir()
+        assert inside.images == (str(file.resolve()),)
+        assert file.read_bytes() == picture
+        assert beside.images == (str(folder / "a.png"),)
+    write(folder, row(images=[b"not an image"]), name="t.parquet")
+    with pytest.raises(DatasetError, match=r"t\.parquet:1: images\[0\]: .*cannot be read as an image"):
+        read(replace(options, unpack_dir=str(folder / "unpacked")))
     (folder / "l.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(row()).encode() + b'\n\n{"prompt": "\xff"}\n')
     result = read(DatasetOptions(files=(str(folder / "l.jsonl"),), on_error="skip"))
     assert (len(result.tasks), result.rejected[0].source) == (1, f"{folder / 'l.jsonl'}:3")  # blank lines count
@@ -222,6 +249,48 @@ def test_sizes_are_those_of_the_image_turned_upright(folder: Path) -> None:
         assert image_size(folder / "x") == Size(48, 64)
         (folder / "x").write_bytes(encoded(kind))
         assert image_size(folder / "x") == Size(64, 48)
+
+
+XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    "</rdf:RDF></x:xmpmeta>"
+)
+
+
+def test_an_orientation_in_xmp_counts_as_it_does_when_the_image_is_drawn(folder: Path) -> None:
+    note = PngInfo()
+    note.add_itxt("XML:com.adobe.xmp", XMP)
+    for kind, options in (("PNG", {"pnginfo": note}), ("JPEG", {"xmp": XMP.encode()})):
+        (folder / "x").write_bytes(encoded(kind, **options))
+        assert image_size(folder / "x") == Size(*open_image(folder / "x").size) == Size(48, 64), kind
+    plain = PngInfo()
+    plain.add_text("Software", "XML:com.adobe.xmp")
+    (folder / "x").write_bytes(encoded("PNG", pnginfo=plain))
+    assert image_size(folder / "x") == Size(*open_image(folder / "x").size) == Size(64, 48)
+
+
+def test_more_images_than_allowed_are_a_bad_row(folder: Path) -> None:
+    given = row(prompt="Which?", images=["a.png", "a.png"])
+    options = write(folder, given)
+    assert len(read(replace(options, max_images=2)).tasks[0].images) == 2
+    with pytest.raises(DatasetError, match=r"images: holds 2 images, more than data\.max_images=1; raise it"):
+        read(replace(options, max_images=1))
+
+
+def test_every_image_file_is_looked_into_once_where_that_is_asked(folder: Path) -> None:
+    asked: list[Path] = []
+
+    def damage(file: Path) -> str:
+        asked.append(file)
+        return "has a hole" if file.name == "b.png" else ""
+
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes())
+    options = replace(write(folder, row(), row(images=["b.png"]), row()), damage=damage, on_error="skip")
+    (bad,) = read(options).rejected
+    assert (bad.line, bad.field) == (2, "images[0]")
+    assert "has a hole" in bad.reason
+    assert [file.name for file in asked] == ["a.png", "b.png"]
 
 
 def test_a_jpeg_with_padding_after_its_end_is_whole(folder: Path) -> None:

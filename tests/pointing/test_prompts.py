@@ -55,11 +55,11 @@ def test_keypoints_default_to_the_ray():
 @pytest.mark.parametrize(
     ("absent", "message"),
     [
-        (["hand_bbox"], "without hand_bbox:"),
-        (["pointing_ray"], "without pointing_ray:"),
-        (["obj_bbox"], "without obj_bbox:"),
-        (["obj_name"], "without obj_name:"),
-        (["pointing_ray", "obj_bbox", "obj_name"], "without pointing_ray, obj_bbox, obj_name:"),
+        (["hand_bbox"], "without hand_bbox;"),
+        (["pointing_ray"], "without pointing_ray;"),
+        (["obj_bbox"], "without obj_bbox;"),
+        (["obj_name"], "without obj_name;"),
+        (["pointing_ray", "obj_bbox", "obj_name"], "without pointing_ray, obj_bbox, obj_name;"),
     ],
 )
 def test_partial_truth_is_refused_by_name(absent, message):
@@ -70,7 +70,7 @@ def test_partial_truth_is_refused_by_name(absent, message):
 def test_what_cannot_be_written_is_refused():
     frame = Frame("pixels", Size(301, 226), Size(308, 224))
     for name in ("cup<|caption_end|>", "cup</answer>", "two\nlines", "a\x00b"):
-        with pytest.raises(ValueError, match=r"obj_name .* markup or control"):
+        with pytest.raises(ValueError, match=r"obj_name=.* markup or control"):
             transcript(TRUTH.model_copy(update={"obj_name": name}), frame)
     for ray in (((400, 400), (500, 500)), ((10, 10), (10.2, 10.2)), ((10, 10), (10, 10))):
         broken = TRUTH.model_copy(update={"pointing_ray": RaySegment(start=ray[0], end=ray[1])})

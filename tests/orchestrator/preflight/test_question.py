@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from orchestrator.batch.tasks import prompt_counter, read_dataset
+from orchestrator.batch.tasks import read_dataset, row_reader
 from orchestrator.sft import _with_whole_paths
 from pointing.dataset import Dataset
 from pointing.prompts import instruction
@@ -15,7 +15,7 @@ from policy.conversation.model_info import model_tokenizer, read_info, read_toke
 from policy.conversation.question import question_text
 from policy.conversation.transcripts import supervised
 from policy.tiny.model import build_tiny
-from schemas.config import Data, Model, SftConfig
+from schemas.config import Data, Model, SftConfig, TrainConfig
 from schemas.config.file import ConfigError
 
 OWN = """\
@@ -81,7 +81,9 @@ def task_file(folder: Path) -> str:
 
 
 def read_with(model: Model, data: Data, files: tuple[str, ...]) -> Dataset:
-    return read_dataset(data, files, prompt_counter(model, data))
+    return read_dataset(
+        data, files, row_reader(TrainConfig.model_validate({"model": model, "data": data, "trainer": {"max_steps": 1}}))
+    )
 
 
 def test_both_templates_reach_the_prompt_and_its_length(tmp_path: Path, tiny: str) -> None:

@@ -260,3 +260,13 @@ def test_ground_truth_with_a_typo_is_refused_and_does_not_score_0(truth: object,
     [error] = answer.json()["errors"]
     assert error["loc"] == ["body", "items", 1, *place]
     assert said in error["msg"]
+
+
+def test_a_typo_in_a_line_is_named_by_its_line() -> None:
+    client = TestClient(build_api(ServiceOptions()))
+    lines = '{"response": "", "ground_truth": null}\n\n{"response": "", "ground_truth": {"obj_bboxx": [1, 2, 3, 4]}}\n'
+    answer = client.post("/v1/evaluate", content=lines, headers={"content-type": "application/jsonl"})
+    assert answer.status_code == 422
+    [error] = answer.json()["errors"]
+    assert error["loc"] == ["line", 3, "ground_truth", "obj_bboxx"]
+    assert "unknown key" in error["msg"]
