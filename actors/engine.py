@@ -39,12 +39,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A finished turn: sampled ids with the log-probability each had in the distribution it was drawn from."""
+    """A finished turn: sampled ids with the log-probability each had in the distribution it was drawn from.
+
+    `prompt_tokens` is how long the prompt was with every image as the engine expanded it.
+    """
 
     request_id: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: str  # "stop" or "length"
+    prompt_tokens: int
 
 
 class Engine(Protocol):

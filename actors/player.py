@@ -182,6 +182,13 @@ class Player:
 
     def _advance(self, play: _Play, turn: Completion, groups: dict[str, _Group], order: Order) -> None:
         """Takes a finished turn into the record and goes on to the next one, or ends the episode."""
+        expected = len(play.ledger.learner_ids())
+        if turn.prompt_tokens != expected:
+            raise RuntimeError(
+                f"{play.task.source or play.task.task_id}: the engine made {turn.prompt_tokens} tokens of a prompt "
+                f"that is {expected} to the learner: its image processor resizes or counts otherwise. Use the "
+                "processor files of the original checkpoint, and the versions of docker/constraints-*.txt"
+            )
         text = self._chat.decode(turn.token_ids)
         play.ledger.append_sampled(turn.token_ids, turn.logprobs, self.version, text, turn.finish_reason)
         if turn.finish_reason == "length":

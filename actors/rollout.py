@@ -37,6 +37,7 @@ class RolloutActor:
             rollout.engine,
             forbidden_ids=chat.forbidden_ids(info.vocab_size),
             max_images=data.max_images + rollout.max_turns - 1,
+            pixels=data.pixels,
             seed=seed,
             trust_remote_code=model.trust_remote_code,
             transfer=transfer,

@@ -60,6 +60,7 @@ class VllmEngine:
         *,
         forbidden_ids: Sequence[int],
         max_images: int,
+        pixels: tuple[int, int],
         seed: int,
         trust_remote_code: bool = False,
         transfer: Literal["object_store", "nccl"] = "object_store",
@@ -85,6 +86,8 @@ class VllmEngine:
                 tensor_parallel_size=config.tensor_parallel_size,
                 enforce_eager=config.enforce_eager,
                 limit_mm_per_prompt={"image": max_images, "video": 0},
+                # Those of the data, not the checkpoint's: what the learner sees must not be resized here.
+                mm_processor_kwargs={"size": {"shortest_edge": pixels[0], "longest_edge": pixels[1]}},
                 mm_processor_cache_gb=config.image_cache_gib,
                 # The log-probability in the distribution that was sampled from: after temperature, top-p and the mask.
                 logprobs_mode="processed_logprobs",
@@ -133,7 +136,9 @@ class VllmEngine:
                 assert turn.finish_reason is not None
                 entries = cast(list[dict[int, Logprob]], turn.logprobs)  # asked for in every request
                 logprobs = tuple(float(entry[i].logprob) for entry, i in zip(entries, ids, strict=True))
-                finished.append(Completion(output.request_id, ids, logprobs, turn.finish_reason))
+                finished.append(
+                    Completion(output.request_id, ids, logprobs, turn.finish_reason, len(output.prompt_token_ids or ()))
+                )
         return finished
 
     def busy(self) -> bool:

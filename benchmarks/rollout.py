@@ -113,7 +113,9 @@ def main() -> None:
     info = read_info(given.model)
     chat = ChatFormat(read_tokenizer(given.model), config.data.system_prompt)
     forbidden = chat.forbidden_ids(info.vocab_size)
-    engine = VllmEngine(given.model, config.rollout.engine, forbidden_ids=forbidden, max_images=4, seed=1)
+    engine = VllmEngine(
+        given.model, config.rollout.engine, forbidden_ids=forbidden, max_images=4, pixels=config.data.pixels, seed=1
+    )
     ours, bare, tokens = [], [], []
     for number in range(given.rounds + 1):
         recorder = Recorder(engine)

@@ -49,19 +49,7 @@ def read_image_stats(folder: str | Path) -> ImageStats:
 
     Raises SettingError naming the file and the key where one is missing or asks for what `patchify` does not do.
     """
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        file = Path(folder) / name
-        if file.is_file():
-            settings: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            settings = settings.get("image_processor", settings)
-            break
-    else:
-        raise SettingError(
-            "model.path",
-            str(folder),
-            "neither preprocessor_config.json nor processor_config.json there",
-            "copy the processor files of the original checkpoint",
-        )
+    file, settings = _processor_settings(Path(folder))
     needed = ("image_mean", "image_std", "patch_size", "merge_size", "temporal_patch_size")
     missing = [key for key in needed if key not in settings]
     if missing:
@@ -80,6 +68,23 @@ def read_image_stats(folder: str | Path) -> ImageStats:
         )
     mean, std, patch, merge, temporal = (settings[key] for key in needed)
     return ImageStats(tuple(mean), tuple(std), patch, merge, temporal)
+
+
+def _processor_settings(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The file and the settings that transformers takes: those of the whole processor, where it has an image part."""
+    whole, part = folder / "processor_config.json", folder / "preprocessor_config.json"
+    if whole.is_file():
+        settings: dict[str, Any] = json.loads(whole.read_text(encoding="utf-8"))
+        if "image_processor" in settings:
+            return whole, settings["image_processor"]
+    if part.is_file():
+        return part, json.loads(part.read_text(encoding="utf-8"))
+    raise SettingError(
+        "model.path",
+        str(folder),
+        "no settings of an image processor there, in preprocessor_config.json or processor_config.json",
+        "copy the processor files of the original checkpoint",
+    )
 
 
 def patchify(image: Pixels, stats: ImageStats) -> npt.NDArray[np.float32]:

@@ -31,6 +31,11 @@ class Data(Record):
     on_error: Literal["fail", "skip"] = "fail"
     shuffle: bool = True
 
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Least and largest area of an image as the model sees it."""
+        return self.min_pixels, self.max_pixels
+
     @model_validator(mode="after")
     def _pixel_bounds(self) -> Data:
         if self.min_pixels > self.max_pixels:

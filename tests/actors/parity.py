@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.update(TORCHDYNAMO_DISABLE="1", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
@@ -58,18 +59,32 @@ def tasks(folder: Path, count: int) -> tuple[Task, ...]:
     return tuple(made)
 
 
+PIXELS = (96 * 96, 160 * 160)
+
+
+def bound_smaller(folder: Path) -> None:
+    """The checkpoint's processor would make every image smaller than the data's bounds allow."""
+    file = folder / "processor_config.json"
+    settings = json.loads(file.read_text())
+    settings["image_processor"]["size"] = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
+    file.write_text(json.dumps(settings))
+
+
 class Bench:
     def __init__(self, architecture: str, folder: Path, engine: EngineConfig | None = None) -> None:
         actors.player.Episode = AlwaysDraws
         self.folder = folder
         self.path = str(build_tiny(folder / "a", architecture, seed=0, scale=1.5))
+        bound_smaller(Path(self.path))
         self.other = str(build_tiny(folder / "b", architecture, seed=1, scale=1.5))
         self.info = read_info(self.path)
         chat = ChatFormat(read_tokenizer(self.path))
         rollout = Rollout(max_turns=2, max_tokens_per_turn=160, engine=engine or EngineConfig(max_model_len=768))
-        data = Data(train_files="-", min_pixels=96 * 96, max_pixels=160 * 160, prompt_style="short")
+        data = Data(train_files="-", min_pixels=PIXELS[0], max_pixels=PIXELS[1], prompt_style="short")
         self.forbidden = chat.forbidden_ids(self.info.vocab_size)
-        self.engine = VllmEngine(self.path, rollout.engine, forbidden_ids=self.forbidden, max_images=3, seed=0)
+        self.engine = VllmEngine(
+            self.path, rollout.engine, forbidden_ids=self.forbidden, max_images=3, pixels=PIXELS, seed=0
+        )
         self.player = Player(self.engine, self.info, chat, data, rollout)
         self.tasks = tasks(folder, 4)
         self.calls = 0
@@ -135,6 +150,19 @@ class Bench:
             core.reset_prefix_cache()
             core.reset_encoder_cache()
 
+    def expanded_otherwise(self) -> str:
+        """What is said when the engine's prompts have another length than the learner's."""
+        step = self.engine.step
+        self.engine.step = lambda: [replace(done, prompt_tokens=done.prompt_tokens + 1) for done in step()]  # type: ignore[method-assign]
+        try:
+            self.play(1.0)
+        except RuntimeError as error:
+            return str(error)
+        finally:
+            self.engine.step = step  # type: ignore[method-assign]
+            self.engine.abort_all()
+        return ""
+
 
 def behaviour(shard: Shard) -> np.ndarray:
     """The sampler's log-probabilities of all sampled tokens."""
@@ -172,6 +200,7 @@ def main(architecture: str, folder: Path) -> dict[str, object]:
     report["after update, version"] = after.rollout.column("turn_versions")[0].as_py()[0]
     for number, name in enumerate(("reset_prefix_cache", "reset_encoder_cache")):
         report[f"without {name}"] = bench.without(name, (bench.path, bench.other)[number])
+    report["expanded otherwise"] = bench.expanded_otherwise()
     report["temporary files"] = [file.name for file in Path(tempfile.gettempdir()).iterdir() if file.is_file()]
     return report
 

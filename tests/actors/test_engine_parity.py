@@ -1,8 +1,10 @@
 """Sampler and learner agree on every sampled token, for all three families: before and after a weight update, at
-temperature 1 and 0.9, under top_p and top_k, with two turns and two images. Real vLLM, a process per family."""
+temperature 1 and 0.9, under top_p and top_k, with two turns and two images, larger than the
+checkpoint's own bounds. Real vLLM, a process per family."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,10 @@ def test_the_update_reached_the_engine(report: dict[str, Any]) -> None:
 @pytest.mark.parametrize("reset", ["reset_prefix_cache", "reset_encoder_cache"])
 def test_each_cache_reset_is_needed(report: dict[str, Any], reset: str) -> None:
     assert report[f"without {reset}"] > 1e-2
+
+
+def test_a_prompt_that_the_engine_expands_otherwise_ends_the_run(report: dict[str, Any]) -> None:
+    assert re.search(r"the engine made \d+ tokens of a prompt that is \d+ to the learner", report["expanded otherwise"])
 
 
 def test_the_mask_covers_exactly_the_sampled_tokens(report: dict[str, Any]) -> None:

@@ -53,7 +53,14 @@ def main(scenes: Path) -> dict[str, int]:
     chat = ChatFormat(read_tokenizer(config.model.path))
     forbidden = chat.forbidden_ids(info.vocab_size)
     witness = Witness(
-        VllmEngine(config.model.path, config.rollout.engine, forbidden_ids=forbidden, max_images=4, seed=0)
+        VllmEngine(
+            config.model.path,
+            config.rollout.engine,
+            forbidden_ids=forbidden,
+            max_images=4,
+            pixels=config.data.pixels,
+            seed=0,
+        )
     )
     player = Player(witness, info, chat, config.data, config.rollout)  # type: ignore[arg-type]
     tasks = read(DatasetOptions(files=(str(scenes / "train.jsonl"),))).tasks

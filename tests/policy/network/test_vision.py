@@ -45,6 +45,16 @@ def test_patches_are_the_image_processors(folder):
     assert expected["image_grid_thw"].tolist() == [[1, 4, 4], [1, 10, 4], [1, 6, 8]]
 
 
+def test_the_settings_are_those_that_transformers_takes(tmp_path):
+    folder = build_tiny(tmp_path)
+    legacy = json.loads((folder / "processor_config.json").read_text())["image_processor"] | {"image_mean": [0.1] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(legacy))
+    assert tuple(AutoImageProcessor.from_pretrained(folder).image_mean) == read_image_stats(folder).mean
+    assert read_image_stats(folder).mean[0] != 0.1
+    (folder / "processor_config.json").write_text('{"processor_class": "Qwen2_5_VLProcessor"}')
+    assert tuple(AutoImageProcessor.from_pretrained(folder).image_mean) == read_image_stats(folder).mean == (0.1,) * 3
+
+
 def towers(model):
     """The same weights twice: stock, and of single frames without a loop over windows."""
     fast = type(model)(deepcopy(model.config))
@@ -117,7 +127,7 @@ def test_an_image_off_the_grid_is_refused():
 
 
 def test_settings_of_the_image_processor(tmp_path):
-    with pytest.raises(ValueError, match="neither preprocessor_config"):
+    with pytest.raises(ValueError, match="no settings of an image processor there, in preprocessor_config"):
         read_image_stats(tmp_path)
     settings = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1], "patch_size": 14, "merge_size": 2}
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
