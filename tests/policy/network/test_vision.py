@@ -133,8 +133,8 @@ def test_settings_of_the_image_processor(tmp_path):
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
     with pytest.raises(ValueError, match=r"processor_config\.json lacks temporal_patch_size"):
         read_image_stats(tmp_path)
-    # A file of the image processor's own, as the published checkpoints have it, comes first.
-    own = tmp_path / "preprocessor_config.json"
+    (tmp_path / "processor_config.json").unlink()
+    own = tmp_path / "preprocessor_config.json"  # as the published checkpoints have it
     own.write_text(json.dumps(settings | {"temporal_patch_size": 2}))
     assert read_image_stats(tmp_path) == ImageStats((0.1, 0.2, 0.3), (1, 1, 1), 14, 2, 2)
     own.write_text(json.dumps(settings | {"temporal_patch_size": 2, "rescale_factor": 1 / 127.5}))
