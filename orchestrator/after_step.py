@@ -6,9 +6,13 @@ import shutil
 import time
 from collections.abc import Sequence
 
+import pyarrow as pa
+
 from orchestrator.batch.progress import Progress
 from orchestrator.evaluation.evaluate import Evaluation, evaluate, write_samples
+from orchestrator.evaluation.nothing_earned import nothing_earned
 from orchestrator.evaluation.overlays import plot_curves
+from orchestrator.export_run import complete
 from orchestrator.roles.cluster import Cluster
 from orchestrator.run_folder.checkpoints import Checkpoints
 from orchestrator.run_folder.folder import RunFolder
@@ -51,6 +55,8 @@ class Watch:
         )
         self.first: Evaluation | None = None
         self.last: Evaluation | None = None
+        self.earned = False  # whether any reply of a step had a reward
+        self._without = 0
 
     def before(self, progress: Progress) -> None:
         """Validates the policy that training starts from, or one that the run was to validate when it was stopped."""
@@ -60,8 +66,12 @@ class Watch:
             self.first = self._validate(progress)
         CLOCK.lap()
 
-    def step(self, step: int, numbers: Numbers, progress: Progress) -> None:
-        """After a step: logs it, then validates and saves if due. Their time is not counted as a step's."""
+    def step(self, step: int, scored: pa.Table, numbers: Numbers, progress: Progress) -> None:
+        """After a step: logs it, then validates and saves if due. Their time is not counted as a step's.
+
+        `scored` are the trajectories of its batch.
+        """
+        self._warn(f"step {step + 1}", scored)
         numbers = {**numbers, **self._cluster.recoveries.numbers()}
         self._log.write("train", step, numbers)
         self._screen.step(step, numbers)
@@ -80,6 +90,7 @@ class Watch:
         self.save(progress)
         self.checkpoints.finish_last()
         self._cluster.learner.export(str(self._folder.export))
+        complete(self._folder.export, self._config, self._folder, progress.position.step)
         shutil.rmtree(self._folder.replay, ignore_errors=True)  # the last checkpoint holds every update
         plot_curves(self._folder.metrics, self._folder.root / "curves.png")
 
@@ -88,6 +99,16 @@ class Watch:
         position = progress.position
         self.checkpoints.save(position.step, position.to_json(), position.best_step)
 
+    def _warn(self, when: str, scored: pa.Table) -> None:
+        """Says that nothing was earned, the first time and then each time that twice as many steps had nothing."""
+        said = nothing_earned(scored)
+        if said is None:
+            self.earned = True
+            return
+        self._without += 1
+        if self._without & (self._without - 1) == 0:
+            self._screen.say(f"warning      {when}: {said}")
+
     def _validate(self, progress: Progress) -> Evaluation | None:
         """None without held-out tasks, or when it was done before the run was stopped."""
         step = progress.position.step
@@ -95,6 +116,8 @@ class Watch:
             return None
         started = time.monotonic()
         result = evaluate(self._cluster, self._validation, self._config.validation, version=step, step=step)
+        if (said := nothing_earned(result.trajectories)) is not None:
+            self._screen.say(f"warning      validation at step {step}: {said}")
         write_samples(self._folder.root, step, result, self._config.trainer.samples_to_log)
         self._log.write("validation", step, result.numbers)
         self._screen.say(f"validation at step {step} ({time.monotonic() - started:.0f} s): {result.headline()}")

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from files.owned import refuse_folder
-from orchestrator.run_folder.folder import run_folder
+from files.owned import refuse_folder, writing_folder
+from orchestrator.evaluation.evaluation_table import CARD
+from orchestrator.run_folder.folder import RunFolder, run_folder
 from policy.learning.learner import PolicyLearner
 from policy.state.checkpoint import read_extra
+from policy.state.model_card import Card
+from policy.state.release import Lengths, release
 from schemas.config import SftConfig, TrainConfig
+
+SFT_LENGTHS = Lengths(max_turns=2, max_new_tokens=512)  # stage 1 bounds no reply
 
 
 def run_export(config: TrainConfig | SftConfig, out: Path, step: int | None, *, overwrite: bool = False) -> Path:
@@ -27,5 +34,37 @@ def run_export(config: TrainConfig | SftConfig, out: Path, step: int | None, *, 
         raise FileNotFoundError(f"no checkpoint of step {chosen} in {folder.checkpoints}; there are {steps}")
     learner = PolicyLearner(config.model, config.learner, None, total_steps=1, temperature=1.0)
     learner.load(str(folder.checkpoint(chosen)))
-    learner.export(str(out))
+    with writing_folder(out, "pointvg export", overwrite=overwrite) as fresh:
+        learner.export(str(fresh))
+        complete(fresh, config, folder, chosen)
     return out
+
+
+def complete(export: Path, config: TrainConfig | SftConfig, folder: RunFolder, step: int) -> None:
+    """Adds to the exported model of a step what it needs to be used by itself; see policy/state/release.py."""
+    lengths = SFT_LENGTHS
+    if isinstance(config, TrainConfig):
+        lengths = Lengths(config.rollout.max_turns, config.rollout.max_tokens_per_turn)
+    before = _validation(folder.metrics, 0) if step else {}
+    card = Card(config.model.path, _method(config, step), before, _validation(folder.metrics, step))
+    release(export, config.data, lengths, card)
+
+
+def _method(config: TrainConfig | SftConfig, step: int) -> str:
+    if isinstance(config, SftConfig):
+        rows = min(step * config.trainer.batch_rows, config.trainer.samples)
+        return f"supervised fine-tuning on {rows} transcripts, {step} steps"
+    weighted = " with adaptive weights" if config.algorithm.adaptive is not None else ""
+    tasks, samples = config.rollout.tasks_per_step, config.rollout.samples_per_task
+    return f"{config.algorithm.advantage}{weighted}, {step} steps of {tasks} tasks with {samples} samples each"
+
+
+def _validation(metrics: Path, step: int) -> Mapping[str, float]:
+    """The numbers of a validation that a person looks at first, by their names; none where it was not made."""
+    if not metrics.is_file():
+        return {}
+    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    of_step = [r for r in records if r["kind"] == "validation" and r["step"] == step]
+    if not of_step:
+        return {}
+    return {name: of_step[-1][key] for key, name in CARD if of_step[-1].get(key) is not None}

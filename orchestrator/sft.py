@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer
 from orchestrator.batch.numbers import learner_numbers
 from orchestrator.batch.tasks import read_split
 from orchestrator.evaluation.overlays import plot_curves
+from orchestrator.export_run import complete
 from orchestrator.preflight.check import check
 from orchestrator.preflight.job_paths import unshared_paths
 from orchestrator.preflight.problem import refuse
@@ -31,7 +32,8 @@ from orchestrator.run_folder.folder import RunFolder, open_run, run_folder
 from orchestrator.run_folder.lock import locked
 from orchestrator.run_folder.mirror import bring_back, mirror_of
 from orchestrator.run_folder.resumable_settings import digest
-from orchestrator.telemetry.metrics import MetricsLog
+from orchestrator.telemetry.follow import followed
+from orchestrator.telemetry.metrics import MetricsLog, screen
 from pointing.sampler import Cursor, Sampler
 from policy.conversation.chat_format import ChatFormat
 from policy.conversation.model_info import model_tokenizer, read_info
@@ -51,19 +53,22 @@ def run_sft(config: SftConfig) -> RunFolder:
     """
     check(config).raise_if_any()
     tasks = read_split(config, "train")
+    held_out = read_split(config, "validation")[: config.validation.limit]
     with locked(run_folder(config.run).root):
         folder = open_run(config.run, config)
         bring_back(folder, config.run, config.checkpoint, print)
         found = continue_from(folder, config.run, print)
         steps = -(-config.trainer.samples // config.trainer.batch_rows)
         print(f"run folder   {folder.root}" + ("" if found is None else f" (continuing from step {found} of {steps})"))
-        print(f"data         {len(tasks)} tasks; {config.trainer.samples} samples in {steps} steps", flush=True)
+        print(f"data         {len(tasks)} tasks; {config.trainer.samples} samples in {steps} steps")
+        print(f"starting     {config.resources.learner.count} learner rank(s)", flush=True)
         (folder.root / STOP_FILE).unlink(missing_ok=True)
         connect(config.resources)
         refuse(unshared_paths(folder, config, tasks))
+        shown = followed(folder.metrics, screen(steps, found or 0))
         try:
-            with STOP.heeded(config.run.grace_s, (folder.root / STOP_FILE).touch):
-                _apart(_trainer(config, tasks, folder).fit)
+            with shown, STOP.heeded(config.run.grace_s, (folder.root / STOP_FILE).touch):
+                _apart(_trainer(config, tasks, held_out, folder).fit)
                 STOP.check()
         except GraceOver:
             raise
@@ -72,6 +77,7 @@ def run_sft(config: SftConfig) -> RunFolder:
             raise stopped.after(f"{last} is written, and the same command continues from it") from None
         finally:
             ray.shutdown()
+        complete(folder.export, config, folder, steps)
         plot_curves(folder.metrics, folder.root / "curves.png")
     return folder
 
@@ -90,13 +96,14 @@ def _apart(call: Callable[[], Any]) -> Any:
     return done.result()
 
 
-def _trainer(config: SftConfig, tasks: tuple[Task, ...], folder: RunFolder) -> TorchTrainer:
+def _trainer(config: SftConfig, tasks: tuple[Task, ...], held_out: tuple[Task, ...], folder: RunFolder) -> TorchTrainer:
     ranks = config.resources.learner
     return TorchTrainer(
         _worker,
         train_loop_config={
             "config": _with_whole_paths(config),
             "tasks": ray.put(tasks),
+            "held_out": held_out,
             "folder": str(folder.root.resolve()),
         },
         scaling_config=ScalingConfig(
@@ -152,17 +159,19 @@ def _worker(given: dict[str, Any]) -> None:
     log = MetricsLog(folder.root, done) if rank == 0 else None
     start = Cursor(**saved["cursor"]) if saved else Cursor(0, 0)
     stopped = False
+    validate = _HeldOut(config, given["held_out"], learner, log, steps)
+    validate.due(done)
     for step, rows, after in _batches(config, tasks, done, steps, start, rank, world):
         started = time.perf_counter()
         report = learner.update(*_tables(rows, rank, config), 0.0)
-        numbers = learner_numbers(report) | {"time/step": time.perf_counter() - started}
+        tokens = _sum_over_ranks(sum(row.ledger.n_sampled for row in rows))
+        numbers = learner_numbers(report) | {"time/step": time.perf_counter() - started, "reply/trained_tokens": tokens}
         if log is not None:
             log.write("train", step, numbers)
-            if step % 20 == 0 or step + 1 == steps:
-                loss = "skipped" if report.means.loss is None else f"{report.means.loss:.4f}"
-                print(f"step {step + 1:4d}/{steps}  loss {loss}", flush=True)
         due = config.checkpoint.every and (step + 1) % config.checkpoint.every == 0
         stopped = _sum_over_ranks((folder.root / STOP_FILE).exists()) > 0
+        if not stopped:
+            validate.due(step + 1)
         if due or stopped or step + 1 == steps:
             checkpoints.save(step + 1, {"step": step + 1, "cursor": after.to_json()})
             ray.train.report({"step": step, **numbers})  # waits for Train's controller: too slow for every step
@@ -173,6 +182,44 @@ def _worker(given: dict[str, Any]) -> None:
         learner.export(str(folder.export))
     if log is not None:
         log.close()
+
+
+class _HeldOut:
+    """Measures the loss of held-out transcripts where it is due; every rank takes part. Changes no state."""
+
+    def __init__(
+        self, config: SftConfig, tasks: tuple[Task, ...], learner: PolicyLearner, log: MetricsLog | None, steps: int
+    ) -> None:
+        self._config, self._tasks, self._learner, self._log, self._steps = config, tasks, learner, log, steps
+        self._context = ray.train.get_context()
+
+    def due(self, step: int) -> None:
+        """Measures after `step` steps if that is asked for and was not done before the run was stopped."""
+        options = self._config.validation
+        between = 0 < step < self._steps and bool(options.every) and step % options.every == 0
+        asked = (options.before and step == 0) or (options.after and step == self._steps) or between
+        known = self._log is not None and self._log.has("validation", step)
+        if not self._tasks or not asked or _sum_over_ranks(known) > 0:
+            return
+        loss = self._loss()
+        if self._log is not None:
+            self._log.write("validation", step, {"loss": loss})
+
+    def _loss(self) -> float:
+        """Negative log-probability of a target token, in nats, over all ranks."""
+        rank, world = self._context.get_world_rank(), self._context.get_world_size()
+        info = read_info(self._config.model.path)
+        chat = ChatFormat(model_tokenizer(self._config.model), self._config.data.system_prompt)
+        total, tokens, size = 0.0, 0.0, self._config.trainer.batch_rows
+        for first in range(0, len(self._tasks), size):
+            mine = self._tasks[first : first + size][rank::world]
+            rows = [supervised(task, info, chat, self._config.data) for task in mine]
+            table, images = to_tables(
+                rows, rank=rank, micro_batches=self._config.learner.micro_batches, denominator=1.0
+            )
+            total -= sum(float(each.sum(dtype="float64")) for each in self._learner.logprobs(table, [images]))
+            tokens += sum(row.ledger.n_sampled for row in rows)
+        return _sum_over_ranks(total) / _sum_over_ranks(tokens)
 
 
 def _batches(
@@ -195,7 +242,7 @@ def _tables(rows: list[Supervised], rank: int, config: SftConfig) -> tuple[Any, 
 
 
 def _sum_over_ranks(value: float) -> float:
-    total = torch.tensor(float(value))
+    total = torch.tensor(float(value), dtype=torch.float64)
     if dist.is_initialized():
         dist.all_reduce(total)
     return float(total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,13 +38,15 @@ from schemas.task import Task
 class Outcome:
     """What a run leaves: its folder, and the validations before and after (None when not made in this call).
 
-    `recoveries` are the numbers of what was lost and brought back in this call.
+    `earned` says whether any reply of a step had a reward; `recoveries` are the numbers of what was lost and brought
+    back in this call.
     """
 
     folder: RunFolder
     steps: int
     before: Evaluation | None
     after: Evaluation | None
+    earned: bool
     recoveries: Mapping[str, float]
 
 
@@ -80,10 +83,13 @@ def _run(
 ) -> Outcome:
     log = MetricsLog(folder.root, progress.position.step)
     steps = progress.total_steps
+    print("starting     " + ", ".join(f"{plan.count} {plan.role}" for plan in role_plans(config)), flush=True)
+    began = time.monotonic()
     cluster = Cluster(config, steps)
     try:
         cluster.start(None if found is None else str(folder.checkpoint(found)))
         cluster.publish_weights(version=progress.position.step)
+        print(f"started      in {time.monotonic() - began:.0f} s", flush=True)
         shown = screen(steps, progress.position.step)
         watch = Watch(config, cluster, folder, validation, log, shown, last_saved=found)
         try:
@@ -106,7 +112,8 @@ def _run(
         if config.run.timeline:
             ray.timeline(str(folder.root / "timeline.json"))
         cluster.shutdown()
-    return Outcome(folder, steps, watch.first, watch.last, cluster.recoveries.numbers())
+    earned = watch.earned or progress.position.step == (found or 0)  # or there was no step to take
+    return Outcome(folder, steps, watch.first, watch.last, earned, cluster.recoveries.numbers())
 
 
 def restored(folder: RunFolder, step: int, config: TrainConfig) -> Position:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,8 +164,9 @@ def write_scenes(
     seed: int = 0,
     options: SceneOptions = SceneOptions(),
     overwrite: bool = False,
+    drawn: Callable[[], None] = lambda: None,
 ) -> Path:
-    """Writes a dataset of scenes in the published format, and returns its folder.
+    """Writes a dataset of scenes in the published format, and returns its folder. `drawn` is called after each scene.
 
     A folder that already holds exactly these scenes is left as it is. With `overwrite`, one that holds other scenes is
     replaced once the new ones are complete. Raises ExistsError if anything else would be replaced or mixed with them.
@@ -178,7 +180,7 @@ def write_scenes(
     with writing_folder(folder, "pointvg scenes", overwrite=overwrite, about=recipe) as fresh:
         (fresh / "images").mkdir()
         for split, scenes in ranges.items():
-            _write_split(fresh, split, scenes, options)
+            _write_split(fresh, split, scenes, options, drawn)
     return folder
 
 
@@ -192,7 +194,7 @@ def _recipe(ranges: dict[str, range], options: SceneOptions) -> dict[str, Any]:
     }
 
 
-def _write_split(folder: Path, split: str, scenes: range, options: SceneOptions) -> None:
+def _write_split(folder: Path, split: str, scenes: range, options: SceneOptions, drawn: Callable[[], None]) -> None:
     with open(folder / f"{split}.jsonl", "w", encoding="utf-8") as lines:
         for scene_seed in scenes:
             scene = render(scene_seed, options)
@@ -200,3 +202,4 @@ def _write_split(folder: Path, split: str, scenes: range, options: SceneOptions)
             (folder / name).write_bytes(encode_png(scene.image))
             truth = {"stage": 1, "hand_bbox": None} if scene.negative else scene.truth.model_dump(mode="json")
             lines.write(json.dumps({"prompt": PROMPT, "ground_truth": truth, "images": [name]}) + "\n")
+            drawn()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.options import Overwrite
+from orchestrator.cli.progress import counted
 
 Count = Annotated[int, typer.Option(min=0, max=10_000_000, metavar="N")]
 
@@ -29,5 +30,7 @@ def scenes(
     from pointing.scenes import FAR, SceneOptions, write_scenes
 
     options = FAR if far else SceneOptions()
-    write_scenes(out, train=train, validation=validation, test=test, seed=seed, options=options, overwrite=overwrite)
+    counts = {"train": train, "validation": validation, "test": test}
+    with counted("scenes", sum(counts.values())) as drawn:
+        write_scenes(out, **counts, seed=seed, options=options, overwrite=overwrite, drawn=drawn)
     typer.echo(f"scenes       {out}: {train} for training, {validation} for validation, {test} for test")

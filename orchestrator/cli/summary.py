@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.evaluation.evaluate import Evaluation
+from orchestrator.evaluation.paired import MODES, changes, means
+from orchestrator.run_folder.folder import RunFolder
 from orchestrator.train_run import Outcome
 
 _SHOWN = (
     ("reward", "reward (0 to 10)"),
     ("object_iou", "object mIoU"),
     ("object_acc_50", "object IoU of 0.5 or more"),
+    ("caption_accuracy", "right names"),
     ("hand_iou", "hand IoU"),
     ("ray_error_deg", "ray error, degrees"),
+    ("keypoint_error", "keypoint error, hand diagonals"),
     ("format_rate", "well-formed replies"),
 )
 
@@ -25,12 +32,21 @@ def print_outcome(outcome: Outcome) -> None:
     if outcome.after is None:
         print(f"done         {outcome.steps} steps; numbers in {outcome.folder.metrics}")
     else:
-        before = outcome.before.numbers if outcome.before is not None else {}
-        _print_comparison(before, outcome.after.numbers)
+        print_comparison(_trajectories(outcome.before, outcome.folder), outcome.after)
     _print_recoveries(outcome.recoveries)
+    if not outcome.earned:
+        print("warning      no reply of this call's steps earned anything: there was nothing to learn from")
     print(f"pictures     {root / 'pictures'}")
     print(f"curves       {root / 'curves.png'}")
     print(f"model        {outcome.folder.export}")
+
+
+def _trajectories(before: Evaluation | None, folder: RunFolder) -> pa.Table | None:
+    """Those of the validation before training, of an earlier call where a run was continued."""
+    if before is not None:
+        return before.trajectories
+    file = folder.samples(0)
+    return pq.read_table(file) if file.is_file() else None
 
 
 def _print_recoveries(numbers: Mapping[str, float]) -> None:
@@ -42,20 +58,25 @@ def _print_recoveries(numbers: Mapping[str, float]) -> None:
         print(f"recoveries   {total} ({parts}), {seconds} s together; recoveries.jsonl has each")
 
 
-def _print_comparison(before: Mapping[str, float], after: Mapping[str, float]) -> None:
-    table = Table("held-out tasks", "before", "after", "change", "standard error", box=None)
-    for mode in ("sampled", "greedy"):
+def print_comparison(before: pa.Table | None, after: Evaluation, console: Console | None = None) -> None:
+    """Means of the held-out tasks before and after, and the change with its standard error.
+
+    The error is that of the differences by task: both were measured on the same ones.
+    """
+    was = {} if before is None else means(before)
+    changed = {} if before is None else changes(before, after.trajectories)
+    table = Table("held-out tasks", "before", "after", "change", "± standard error", box=None)
+    for mode in MODES.values():
         for key, name in _SHOWN:
             full = f"{mode}/{key}"
-            if full not in after:
+            now, change = after.numbers.get(full), changed.get(full)
+            if now is None:
                 continue
-            was, now = before.get(full), after[full]
-            error = after.get(f"{full}_se")
             table.add_row(
                 f"{name}, {mode}",
-                "-" if was is None else f"{was:.3f}",
+                f"{was[full]:.3f}" if full in was else "-",
                 f"{now:.3f}",
-                "-" if was is None else f"{now - was:+.3f}",
-                "-" if error is None else f"{error:.3f}",
+                "-" if change is None else f"{change.mean:+.3f}",
+                "-" if change is None or change.standard_error is None else f"{change.standard_error:.3f}",
             )
-    Console().print(table)
+    (console or Console()).print(table)

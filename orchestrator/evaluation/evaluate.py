@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from actors.player import Order
 from orchestrator.evaluation.overlays import contact_sheet, overlay
 from orchestrator.roles.cluster import Pending, Players
+from orchestrator.run_folder.folder import RunFolder
 from pointing.coordinates import Frame, Size
 from pointing.drawing import open_image
 from pointing.metrics import Estimate, measure, summarise
@@ -94,8 +95,9 @@ def frame_of(row: dict[str, Any]) -> Frame:
 
 def write_samples(folder: Path, step: int, result: Evaluation, pictures: int) -> None:
     """Writes samples/step-N.parquet (every trajectory) and pictures/step-N.png (the first tasks with overlays)."""
-    (folder / "samples").mkdir(exist_ok=True)
-    pq.write_table(result.trajectories, folder / "samples" / f"step-{step:06d}.parquet")
+    file = RunFolder(folder).samples(step)
+    file.parent.mkdir(exist_ok=True)
+    pq.write_table(result.trajectories, file)
     rows = _one_per_task(result.trajectories)[:pictures]
     if not rows:
         return

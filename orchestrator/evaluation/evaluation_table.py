@@ -72,6 +72,18 @@ GROUPS: Sequence[tuple[str, Sequence[Row]]] = (
 )
 
 
+# What a model card says of held-out tasks: keys of a validation's numbers, and names for people.
+CARD: Sequence[tuple[str, str]] = (
+    ("sampled/reward", "reward, of 10"),
+    ("sampled/object_iou", "object mIoU"),
+    ("sampled/object_acc_50", "object IoU of 0.5 or more"),
+    ("sampled/caption_accuracy", "right names"),
+    ("sampled/hand_iou", "hand mIoU"),
+    ("sampled/ray_error_deg", "ray error, degrees"),
+    ("sampled/format_rate", "well-formed replies"),
+)
+
+
 def print_evaluation(numbers: Mapping[str, float], console: Console | None = None) -> None:
     """Prints what was measured, "sampled/..." beside "greedy/...". Intervals are given where errors are known."""
     modes = [(mode, title) for mode, title in MODES if f"{mode}/reward" in numbers]

@@ -64,6 +64,10 @@ class RunFolder:
         """The trained model."""
         return self.root / "export"
 
+    def samples(self, step: int) -> Path:
+        """Every trajectory of the validation after so many steps."""
+        return self.root / "samples" / f"step-{step:06d}.parquet"
+
     def checkpoint(self, step: int) -> Path:
         """Folder of one step's checkpoint."""
         return self.checkpoints / f"step-{step:06d}"

@@ -69,7 +69,13 @@ PANELS: tuple[tuple[str, tuple[Line, ...]], ...] = (
         "dynamic sampling, groups of a step",
         _training(("dynamic/groups_dropped", "dropped"), ("dynamic/groups_filled", "filled up at the limit")),
     ),
-    ("loss", _training(("learner/loss", "loss"), ("loss", "loss"), ("learner/policy_loss", "policy"))),
+    (
+        "loss",
+        (
+            *_training(("learner/loss", "loss"), ("loss", "loss"), ("learner/policy_loss", "policy")),
+            Line("validation", "loss", "held out", PURPLE),
+        ),
+    ),
     ("KL to the reference, per token", _training(("learner/kl", "KL"))),
     ("entropy, per token", _training(("learner/entropy", "entropy"))),
     ("gradient norm", _training(("learner/grad_norm", "before clipping"), ("grad_norm", "before clipping"))),

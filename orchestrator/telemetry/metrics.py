@@ -86,10 +86,13 @@ def screen(total: int, done: int) -> Screen:
 
 
 def _summary(numbers: Numbers) -> str:
+    """A step of stage 2, or of stage 1, where there is no reward."""
     known = dict(_known(numbers))
-    rate = known["reply/trained_tokens"] / known["time/step"]
-    objects = known.get("reward/obj_iou", math.nan)
-    return f"reward {known['reward/mean']:5.2f}  mIoU {objects:.3f}  {rate:6.0f} tok/s"
+    rate = f"{known['reply/trained_tokens'] / known['time/step']:6.0f} tok/s"
+    if "reward/mean" in known:
+        return f"reward {known['reward/mean']:5.2f}  mIoU {known.get('reward/obj_iou', math.nan):.3f}  {rate}"
+    loss = known.get("learner/loss")
+    return f"loss {'skipped' if loss is None else f'{loss:7.4f}'}  {rate}"
 
 
 class LiveScreen:

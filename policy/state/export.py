@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from policy.network.forward import PolicyModule
 from policy.network.load import base_model
 from policy.state.sharding import full_weights, rank
 from schemas.config import Model
+
+OF_ANOTHER = ("README.md", "point.py", "pointing.json", LIST)  # what release.py adds is of one training each
 
 
 def export(folder: str | Path, policy: PolicyModule, config: Model, template: str | None) -> None:
@@ -41,11 +44,15 @@ def export(folder: str | Path, policy: PolicyModule, config: Model, template: st
             partial / "config.json", _with_dtype(json.loads((partial / "config.json").read_text()), config.dtype)
         )
         for file in Path(config.path).iterdir():
-            if file.is_file() and not (partial / file.name).exists() and not _holds_weights(file):
-                shutil.copy2(file, partial)
+            taken = (partial / file.name).exists() or file.name in OF_ANOTHER
+            if file.is_file() and not taken and not _holds_weights(file):
+                shutil.copyfile(file, partial / file.name)
         if template is not None:
             write_text(partial / "chat_template.jinja", template)
             (partial / "chat_template.json").unlink(missing_ok=True)  # the same in an older form
+        mode = stat.S_IMODE((partial / "config.json").stat().st_mode)
+        for file in partial.iterdir():
+            file.chmod(mode)  # safetensors writes for its owner alone
         replace_folder(folder, partial)
     if dist.is_initialized():
         dist.barrier()

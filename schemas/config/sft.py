@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import PositiveInt, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from schemas.config.checkpoint import Checkpoint
 from schemas.config.data import Data
+from schemas.config.effect import refuse_unread
 from schemas.config.learner import Learner
 from schemas.config.learner_rules import refuse_gpu_options_without_gpus, require_float32, require_whole_copies
 from schemas.config.model import Model
@@ -21,6 +22,15 @@ class SftTrainer(Record):
     batch_rows: PositiveInt = 32
 
 
+class SftValidation(Record):
+    """Loss of held-out transcripts, over the tasks of data.validation_files."""
+
+    every: NonNegativeInt = 0  # steps between validations; 0: only before and after
+    before: bool = True
+    after: bool = True
+    limit: PositiveInt | None = 256  # first tasks of the file only
+
+
 class SftConfig(Record):
     """Stage 1: supervised fine-tuning on transcripts (CoT-SFT)."""
 
@@ -30,7 +40,15 @@ class SftConfig(Record):
     learner: Learner = Learner()
     checkpoint: Checkpoint = Checkpoint()
     resources: SftResources = SftResources()
+    validation: SftValidation = SftValidation()
     trainer: SftTrainer
+
+    @model_validator(mode="after")
+    def _validation_has_data(self) -> SftConfig:
+        if not self.data.validation_files:
+            fields = tuple(SftValidation.model_fields)
+            refuse_unread(self.validation, "without data.validation_files", *fields, remedy="name held-out files")
+        return self
 
     @model_validator(mode="after")
     def _repeats_in_float32(self) -> SftConfig:

@@ -12,6 +12,8 @@ import ray
 import torch
 from safetensors.torch import load_file
 
+from files.owned import ExistsError
+from orchestrator.export_run import run_export
 from orchestrator.run_folder.folder import RunExistsError
 from orchestrator.train_run import Outcome, run_training
 from policy.conversation.model_info import read_info
@@ -54,7 +56,8 @@ class Ends:
         self.model, self.folder, self.fetched = model, folder / "e2e", fetched
         self.first: Outcome = run_training(configured(model, scenes, folder, 2))
         self.exported_first = load_file(self.folder / "export" / "model.safetensors")
-        self.second: Outcome = run_training(configured(model, scenes, folder, 3))
+        self.config = configured(model, scenes, folder, 3)
+        self.second: Outcome = run_training(self.config)
         records = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
         self.train = [r for r in records if r["kind"] == "train"]
         self.validation = [r for r in records if r["kind"] == "validation"]
@@ -104,6 +107,22 @@ def test_the_weights_moved_and_the_export_is_complete(ends: Ends) -> None:
     assert len(moved) > 0.9 * len(start)
     assert any(not torch.equal(ends.exported_first[name], end[name]) for name in start)
     assert read_info(str(ends.folder / "export")).family.name == "qwen2_5_vl"
+
+
+def test_the_export_stands_by_itself_and_a_step_can_be_exported_beside_other_files(ends: Ends, tmp_path: Path) -> None:
+    assert {"point.py", "pointing.json", "README.md"} <= {file.name for file in (ends.folder / "export").iterdir()}
+    size = json.loads((ends.folder / "export/processor_config.json").read_text())["image_processor"]["size"]
+    assert size == {"shortest_edge": ends.config.data.min_pixels, "longest_edge": ends.config.data.max_pixels}
+    assert "| object mIoU |" in (ends.folder / "export/README.md").read_text()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ExistsError, match=r"notes\.txt"):
+        run_export(ends.config, out, None)
+    run_export(ends.config, out, None, overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert (out / "point.py").is_file()
+    assert (out / "model.safetensors").stat().st_mode == (out / "notes.txt").stat().st_mode
 
 
 def test_the_driver_never_held_an_image(ends: Ends) -> None:

@@ -1,6 +1,7 @@
 """Stage 1 through Ray Train on two ranks, from transcripts to an exported model; and its continuation."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from orchestrator.batch.tasks import read_split
 from orchestrator.sft import run_sft
+from policy.conversation.chat_format import ChatFormat
+from policy.conversation.model_info import read_info, read_tokenizer
+from policy.conversation.transcripts import supervised, to_tables
+from policy.learning.learner import PolicyLearner
 from schemas.config import SftConfig
 
 pytestmark = pytest.mark.cluster
@@ -20,6 +26,7 @@ def configured(model: str, scenes: Path, folder: Path, **trainer: int) -> SftCon
         "model": {"path": model},
         "data": {
             "train_files": str(scenes / "train.jsonl"),
+            "validation_files": str(scenes / "validation.jsonl"),
             "prompt_style": "short",
             "min_pixels": 12544,
             "max_pixels": 12544,
@@ -27,16 +34,43 @@ def configured(model: str, scenes: Path, folder: Path, **trainer: int) -> SftCon
         "learner": {"optimiser": {"lr": 2e-3}},
         "checkpoint": {"every": 2},
         "resources": {"learner": {"count": 2}, "object_store_bytes": 2**27},
+        "validation": {"every": 3, "limit": 5},
         "trainer": {"batch_rows": 8, **trainer},
     }
     return SftConfig.model_validate(values)
 
 
-def test_supervised_training_lowers_the_loss_and_continues(tiny_model: str, scenes: Path, tmp_path: Path) -> None:
+def held_out_loss(config: SftConfig, model: str) -> float:
+    """By a learner of one process, a task at a time."""
+    info, chat = read_info(model), ChatFormat(read_tokenizer(model))
+    learner = PolicyLearner(
+        config.model.model_copy(update={"path": model}), config.learner, None, total_steps=1, temperature=1
+    )
+    rows = [supervised(task, info, chat, config.data) for task in read_split(config, "validation")[:5]]
+    total = 0.0
+    for row in rows:
+        table, images = to_tables([row], rank=0, micro_batches=config.learner.micro_batches, denominator=1.0)
+        total -= float(learner.logprobs(table, [images])[0].sum())
+    return total / sum(row.ledger.n_sampled for row in rows)
+
+
+def test_supervised_training_lowers_the_loss_and_continues(
+    tiny_model: str, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = run_sft(configured(tiny_model, scenes, tmp_path, samples=32))
     assert folder.steps() == [2, 4]
-    run_sft(configured(tiny_model, scenes, tmp_path, samples=48))
+    config = configured(tiny_model, scenes, tmp_path, samples=48)
+    run_sft(config)
     records = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    validated = {r["step"]: r["loss"] for r in records if r["kind"] == "validation"}
+    assert sorted(validated) == [0, 3, 4, 6]
+    assert validated[0] == pytest.approx(held_out_loss(config, tiny_model), abs=1e-4)
+    assert validated[6] == pytest.approx(held_out_loss(config, str(folder.export)), abs=1e-4)
+    assert validated[6] < 0.85 * validated[0]
+    shown = capsys.readouterr().out
+    assert re.search(r"step +4/4  loss +[0-9.]+ +[0-9]+ tok/s", shown)
+    assert f"validation at step 6: loss {validated[6]:.4f} on held-out transcripts" in shown
+    records = [r for r in records if r["kind"] == "train"]
     assert [r["step"] for r in records] == [0, 1, 2, 3, 4, 5]
     losses = [r["learner/loss"] for r in records]
     assert losses[0] > 5  # near uniform over 448 ids

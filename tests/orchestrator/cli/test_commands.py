@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from orchestrator.cli import refusals
+from orchestrator.cli import progress, refusals
 from orchestrator.cli.main import app
 from orchestrator.cli.version import version
 from orchestrator.recovery.stop import Stopped
@@ -152,3 +152,13 @@ def test_a_stopped_run_ends_with_the_number_of_its_signal() -> None:
     told = refusals.refusal(Stopped(15))
     assert told is not None
     assert (told.code, told.text) == (143, "stopped by SIGTERM")
+
+
+def test_long_work_says_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "EVERY_S", 0.0)
+    done = CliRunner().invoke(app, ["scenes", str(tmp_path / "s"), "--train", "2", "--validation", "1", "--test", "0"])
+    assert done.exit_code == 0
+    said = [line for line in done.output.splitlines() if " of " in line]
+    assert said == [f"scenes       {number} of 3" for number in (1, 2, 3)]
+    again = CliRunner().invoke(app, ["scenes", str(tmp_path / "s"), "--train", "2", "--validation", "1", "--test", "0"])
+    assert " of " not in again.output  # they are there already

@@ -1,0 +1,38 @@
+"""How far a long command is: a bar on a terminal, now and then a line elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import typer
+
+EVERY_S = 10.0
+
+
+@contextmanager
+def counted(what: str, total: int) -> Generator[Callable[[], None]]:
+    """Yields what is to be called after each of `total` equal pieces of work. Quick work shows nothing."""
+    if sys.stdout.isatty():
+        from rich.progress import Progress
+
+        with Progress(transient=True) as bar:
+            task = bar.add_task(f"{what:<12}", total=total)
+            yield lambda: bar.advance(task)
+    else:
+        yield _Lines(what, total).one_more
+
+
+class _Lines:
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._said = time.monotonic()
+
+    def one_more(self) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if now - self._said >= EVERY_S:
+            self._said = now
+            typer.echo(f"{self._what:<12} {self._done} of {self._total}")
