@@ -76,7 +76,7 @@ class Guard:
 
     def _refusal(self, path: str, headers: dict[bytes, bytes], limit: int) -> ASGIApp | None:
         if self.token is not None and path not in self.open_paths and not self._admitted(headers):
-            detail = "send the service's token as 'Authorization: Bearer TOKEN'"
+            detail = "send the service's token as 'Authorization: Bearer TOKEN'; /docs says how to call it"
             return problem(401, detail, {"WWW-Authenticate": "Bearer"})
         declared = headers.get(b"content-length", b"0")
         if not declared.isdigit():

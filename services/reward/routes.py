@@ -24,6 +24,8 @@ from schemas.row_problem import FieldError
 from schemas.scoring import ActiveReward, ScoreItem, ScoreRequest, ScoreResponse
 from services.http import error_responses as problems
 from services.http.counts import Meter, NoMeter
+from services.http.docs_page import PATH as DOCS
+from services.http.docs_page import add_docs
 from services.http.guard import Guard
 from services.reward import examples
 from services.reward.custom import open_reward
@@ -31,7 +33,7 @@ from services.reward.evaluation import CONFIDENCE, evaluate
 from services.reward.scoring import Reward, ScoringError, answer, item_of
 from services.reward.uploads import Place, item_place, read_upload
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", DOCS})
 T = TypeVar("T")
 
 
@@ -64,6 +66,8 @@ def build_api(
     app.add_middleware(Guard, token=token, max_bytes=sizes, open_paths=OPEN_PATHS, meter=meter)
     problems.install(app)
     locked = [] if token is None else [Security(HTTPBearer(auto_error=False))]  # for the contract: Guard checks
+
+    add_docs(app, locked=token is not None)
 
     @app.get("/healthz", summary="The process answers")
     def healthz() -> dict[str, bool]:

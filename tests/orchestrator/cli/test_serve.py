@@ -8,7 +8,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,30 +65,45 @@ def test_a_busy_port_is_refused_before_ray_starts() -> None:
     refuse_busy("127.0.0.1", port)
 
 
+@contextmanager
+def serving(folder: Path, *overrides: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A service in a process group of its own, ready, and its address."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    command = [sys.executable, "-m", "orchestrator", "serve", "reward", "--config", str(SHIPPED), f"reward.port={port}"]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([*command, *overrides], cwd=folder, env=environment, stdout=-1, text=True) as process:
+        try:
+            with RewardClient(f"http://127.0.0.1:{port}", retry=Retry(attempts=60, longest_s=1.0)) as client:
+                client.wait_ready()
+            yield process, f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_it_serves_until_told_to_stop(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import time\ndef f(inputs):\n    time.sleep(2)\n    return [{'overall': 7} for _ in inputs]\n"
     )
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    command = [sys.executable, "-m", "orchestrator", "serve", "reward", "--config", str(SHIPPED), f"reward.port={port}"]
-    command += ["reward.rules={}", "reward.function=mine.py:f"]
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-1, text=True) as process:
-        try:
-            with RewardClient(f"http://127.0.0.1:{port}", retry=Retry(attempts=60, longest_s=1.0)) as client:
-                client.wait_ready()
-            assert process.stdout is not None
-            assert f"http://127.0.0.1:{port}" in process.stdout.readline()
-            assert "/metrics" in process.stdout.readline()
-            with ThreadPoolExecutor(1) as pool, RewardClient(f"http://127.0.0.1:{port}") as client:
-                begun = pool.submit(client.score, [ScoreItem(response="")])
-                time.sleep(1.0)
-                process.send_signal(signal.SIGTERM)
-                assert begun.result(timeout=30)[0].reward == 7.0
-            assert process.wait(timeout=60) == 0
-        finally:
-            process.kill()
+    with serving(tmp_path, "reward.rules={}", "reward.function=mine.py:f") as (process, address):
+        assert process.stdout is not None
+        assert address in process.stdout.readline()
+        assert "/metrics" in process.stdout.readline()
+        with ThreadPoolExecutor(1) as pool, RewardClient(address) as client:
+            begun = pool.submit(client.score, [ScoreItem(response="")])
+            time.sleep(1.0)
+            process.send_signal(signal.SIGTERM)
+            assert begun.result(timeout=30)[0].reward == 7.0
+        assert process.wait(timeout=60) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_an_idle_one_does_not_wait_for_what_is_not_there(tmp_path: Path) -> None:
+    """Serve's own grace period would be 30 s."""
+    with serving(tmp_path) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0

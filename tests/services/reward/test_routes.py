@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -270,3 +271,16 @@ def test_a_typo_in_a_line_is_named_by_its_line() -> None:
     [error] = answer.json()["errors"]
     assert error["loc"] == ["line", 3, "ground_truth", "obj_bboxx"]
     assert "unknown key" in error["msg"]
+
+
+def test_a_browser_without_the_token_finds_a_page_that_says_how_to_call(client: TestClient) -> None:
+    refused = check_problem(client.get("/openapi.json"), 401)
+    assert "/docs says how" in refused["detail"]
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert page.headers["content-type"].startswith("text/html")
+    contract = client.get("/openapi.json", headers=AUTH).json()
+    assert set(contract["paths"]) == set(re.findall(r"<h2><code>[A-Z]+ ([^<]+)</code></h2>", page.text))
+    assert "curl -H &quot;Authorization: Bearer $TOKEN&quot;" in page.text
+    assert not re.findall(r"(?:src|href)=", page.text)  # nothing from elsewhere
+    assert "Bearer" not in TestClient(build_api(ServiceOptions())).get("/docs").text

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -87,3 +89,10 @@ def test_a_reward_that_raises_is_an_error_that_names_the_item(monkeypatch: pytes
     monkeypatch.setattr(rewards, "score", broken)
     with pytest.raises(scoring.ScoringError, match="item 0: the reward raised OverflowError: too large"):
         REWARD.score([scoring.Item("", None)])
+
+
+def test_scoring_needs_no_web_framework_and_no_cluster() -> None:
+    """It also runs where neither is installed, as in a notebook that evaluates a model."""
+    code = "import sys, services.reward.scoring; print(sorted({'ray', 'fastapi', 'torch'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
