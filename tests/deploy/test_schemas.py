@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.manifests import CRD_FILES, FOLDERS, crd_schema, faults, only, rendered, secrets
+from tests.deploy.manifests import CRD_FILES, FOLDERS, crd_schema, faults, only, pods, rendered, secrets
 
 Change = Callable[[dict[str, Any]], Any]
 KUBERNETES = "1.34"
@@ -32,6 +32,26 @@ def test_the_api_server_would_take_it(folder: str) -> None:
             assert document["metadata"].keys() <= {"name", "labels", "annotations"}  # of which a CRD says nothing
         elif not document["apiVersion"].startswith("monitoring.coreos.com/"):
             check_core(document)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_pod_template_is_one_to_kubernetes(folder: str) -> None:
+    """Most of what a manifest of Ray says; needs no schema of KubeRay's."""
+    for document in rendered(folder):
+        if document["apiVersion"].startswith("ray.io/"):
+            for pod in pods(document):
+                check_core(as_template(pod))
+
+
+def as_template(pod: dict[str, Any]) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": pod}
+
+
+def test_a_misspelt_field_of_a_pod_is_refused() -> None:
+    job = copy.deepcopy(only("kind", "RayJob"))
+    next(iter(pods(job)))["spec"]["containers"][0]["imagePulPolicy"] = "Always"
+    with pytest.raises(Exception, match="imagePulPolicy"):
+        check_core(as_template(next(iter(pods(job)))))
 
 
 def test_the_secrets_of_the_example_are_secrets_without_values() -> None:
