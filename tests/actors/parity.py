@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import actors.player
+from actors.engine import Completion, Request
 from actors.player import Order, Player, Shard
 from actors.vllm_engine import VllmEngine
 from pointing.drawing import draw_ray
@@ -68,6 +69,44 @@ def bound_smaller(folder: Path) -> None:
     settings = json.loads(file.read_text())
     settings["image_processor"]["size"] = {"shortest_edge": 32 * 32, "longest_edge": 64 * 64}
     file.write_text(json.dumps(settings))
+
+
+class Witness:
+    """The engine, with a record of what the player did with it: "add ID", "step", "done ID", in order."""
+
+    def __init__(self, engine: VllmEngine) -> None:
+        self._engine = engine
+        self.events: list[tuple[str, str]] = []
+
+    def add(self, request: Request) -> None:
+        self.events.append(("add", request.request_id))
+        self._engine.add(request)
+
+    def step(self) -> list[Completion]:
+        self.events.append(("step", ""))
+        finished = self._engine.step()
+        self.events += [("done", completion.request_id) for completion in finished]
+        return finished
+
+    def turns(self) -> dict[str, int]:
+        """How second turns began, while first turns of other samples went on.
+
+        `waited`: second turns that were not in the engine at the iteration after their first turn's end. `overtook`:
+        those that were in it while another sample's first turn was still being drawn.
+        """
+        added: dict[str, list[int]] = {}
+        done: dict[str, list[int]] = {}
+        steps = [at for at, (what, _) in enumerate(self.events) if what == "step"]
+        for at, (what, name) in enumerate(self.events):
+            if what != "step":
+                (added if what == "add" else done).setdefault(name, []).append(at)
+        second = {name: (done[name][0], at[1]) for name, at in added.items() if len(at) == 2}
+        last_first_turn = max(ends[0] for ends in done.values())
+        return {
+            "second": len(second),
+            "waited": sum(any(ended < step < began for step in steps) for ended, began in second.values()),
+            "overtook": sum(began < last_first_turn for _, began in second.values()),
+        }
 
 
 class Bench:
@@ -150,6 +189,16 @@ class Bench:
             core.reset_prefix_cache()
             core.reset_encoder_cache()
 
+    def turns(self) -> dict[str, int]:
+        """What the engine saw of the turns of one order; see Witness."""
+        engine, witness = self.player._engine, Witness(self.engine)
+        self.player._engine = witness  # type: ignore[assignment]
+        try:
+            self.play(1.0)
+        finally:
+            self.player._engine = engine
+        return witness.turns()
+
     def expanded_otherwise(self) -> str:
         """What is said when the engine's prompts have another length than the learner's."""
         step = self.engine.step
@@ -200,6 +249,7 @@ def main(architecture: str, folder: Path) -> dict[str, object]:
     report["after update, version"] = after.rollout.column("turn_versions")[0].as_py()[0]
     for number, name in enumerate(("reset_prefix_cache", "reset_encoder_cache")):
         report[f"without {name}"] = bench.without(name, (bench.path, bench.other)[number])
+    report["turns"] = bench.turns()
     report["expanded otherwise"] = bench.expanded_otherwise()
     report["temporary files"] = [file.name for file in Path(tempfile.gettempdir()).iterdir() if file.is_file()]
     return report

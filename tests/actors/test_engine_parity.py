@@ -63,6 +63,13 @@ def test_a_prompt_that_the_engine_expands_otherwise_ends_the_run(report: dict[st
     assert re.search(r"the engine made \d+ tokens of a prompt that is \d+ to the learner", report["expanded otherwise"])
 
 
+def test_no_turn_waits_for_the_turns_of_other_samples(report: dict[str, Any]) -> None:
+    turns = report["turns"]
+    assert turns["second"] >= 5
+    assert turns["waited"] == 0
+    assert turns["overtook"] > 0
+
+
 def test_the_mask_covers_exactly_the_sampled_tokens(report: dict[str, Any]) -> None:
     facts = report["facts"]
     assert facts["mask"] == facts["sampled"] == facts["turn_lengths"]

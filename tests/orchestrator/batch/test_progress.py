@@ -4,12 +4,13 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
-from algorithms.adaptive import AdaptiveState
+from algorithms.adaptive import AdaptiveState, weights
 from orchestrator.batch.progress import Position, Progress, total_steps
 from policy.learning.reports import StepLimits, StepReport, summarise
 from policy.learning.sums import SUMS, LossSums
-from schemas.config import TrainConfig
+from schemas.config import Adaptive, TrainConfig
 from schemas.task import NEGATIVE, Task
 
 TASKS = [Task(task_id=f"t{i}", prompt="?", ground_truth=NEGATIVE) for i in range(7)]
@@ -25,6 +26,13 @@ def config(**other: Any) -> TrainConfig:
     return TrainConfig.model_validate(values | other)
 
 
+def averaged(progress: Progress) -> AdaptiveState:
+    """The moving average after a step whose one group has the rewards 0 and 2."""
+    options = Adaptive(momentum=0.95, initial=4.0)
+    rewards, groups = torch.tensor([0.0, 2.0], dtype=torch.float64), torch.tensor([0, 0])
+    return weights(rewards, groups, progress.method.adaptive, options)[1]
+
+
 ADAPTIVE_KL = {"kl": {"coefficient": 0.05, "controller": "adaptive", "target": 0.1, "horizon": 1000}}
 
 
@@ -32,16 +40,18 @@ def test_interrupted_anywhere_the_same_tasks_and_coefficients_follow() -> None:
     straight = Progress(config(algorithm=ADAPTIVE_KL), TASKS, Position())
     expected = []
     for step in straight.steps():
-        expected.append((step, straight.next_tasks(), straight.kl.coef))
-        straight.advance(AdaptiveState(1.0 + step), measured_kl=0.3)
+        expected.append((step, straight.next_tasks(), straight.kl.coef, straight.method.adaptive))
+        straight.advance(averaged(straight), measured_kl=0.3)
     found, position = [], Position()
     while position.step < 5:
         resumed = Progress(config(algorithm=ADAPTIVE_KL), TASKS, Position.from_json(position.to_json()))
-        found.append((position.step, resumed.next_tasks(), resumed.kl.coef))
-        resumed.advance(AdaptiveState(1.0 + position.step), measured_kl=0.3)
+        found.append((position.step, resumed.next_tasks(), resumed.kl.coef, resumed.method.adaptive))
+        resumed.advance(averaged(resumed), measured_kl=0.3)
         position = resumed.position
     assert found == expected
     assert position == straight.position
+    # Each step's variance is 1: from 4 the average is 3.85, 3.7075, ... A lost one would start again at 4.
+    assert [state.g for *_, state in found[1:3]] == pytest.approx([3.85, 3.7075])
 
 
 def test_tasks_drawn_beyond_a_step_s_own_are_part_of_the_position_once_the_step_is_done() -> None:
