@@ -56,12 +56,12 @@ class LearnerActor(RankActor):
 
     def connect_engines(self, host: str, port: int, engines: Sequence[Any]) -> None:
         """Opens the NCCL way to the rollout actors; every rank, once."""
-        from actors.nccl import Engines, PolicySource, open_sender
+        from actors.nccl import PolicySource, Receivers, open_sender
 
         engine = self._config.rollout.engine
         source = PolicySource(self._learner.policy, getattr(torch, engine.dtype))
         limit = self._config.resources.call_timeout_s
-        receivers = Engines(tuple(engines), engine.tensor_parallel_size, limit)
+        receivers = Receivers(tuple(engines), engine.tensor_parallel_size, limit)
         self._sender = open_sender(source, receivers, rank=self._rank, host=host, port=port)
 
     def send_weights(self) -> None:

@@ -1,7 +1,7 @@
 """Weights between GPUs: vLLM's own NCCL transfer, with the learner as sender and the rollout actors as receivers.
 
     learner rank 0 --NCCL broadcast--> every engine worker       (the other ranks take part in gathering)
-                   --Engines--> start, update, finish            (explicit calls to the rollout actors)
+                   --Receivers--> start, update, finish            (explicit calls to the rollout actors)
 
 Runs only where learner and engines have GPUs of their own; object_store is the way everywhere else.
 """
@@ -23,7 +23,7 @@ from policy.state.sharding import named_weights
 
 
 @dataclass(frozen=True, slots=True)
-class Engines:
+class Receivers:
     """The rollout actors as vLLM's trainer side sees them: each call reaches all of them and waits."""
 
     actors: tuple[Any, ...]
@@ -76,7 +76,7 @@ class PolicySource(WeightSource):
 
 
 def open_sender(
-    source: PolicySource, engines: Engines, *, rank: int, host: str, port: int
+    source: PolicySource, engines: Receivers, *, rank: int, host: str, port: int
 ) -> NCCLTrainerWeightTransferEngine:
     """Connects all learner ranks and engines; called on every rank. `send_weights()` of the result publishes."""
     info = NCCLTrainerInitInfo(

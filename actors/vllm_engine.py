@@ -41,7 +41,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from actors.engine import Completion, Request
-from schemas.config import Engine as EngineConfig
+from schemas.config import EngineOptions
 
 # The CPU build's worker warns twice of each request that it will not change its threads.
 logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
@@ -56,7 +56,7 @@ class VllmEngine:
     def __init__(
         self,
         model_path: str,
-        config: EngineConfig,
+        config: EngineOptions,
         *,
         forbidden_ids: Sequence[int],
         max_images: int,

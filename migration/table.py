@@ -15,7 +15,7 @@ from migration.rules import (
     CLIPPED,
     LOSSES,
     Convert,
-    Outcome,
+    Translation,
     adaptive,
     chat_template,
     checkpoint_path,
@@ -259,7 +259,7 @@ def _actor() -> Iterator[Knob]:
         "learner.micro_batch_tokens",
         "gradients do not depend on the split",
         lambda on, old: (
-            micro_batches(old["worker.actor.micro_batch_size_per_device_for_update"], old) if on else Outcome()
+            micro_batches(old["worker.actor.micro_batch_size_per_device_for_update"], old) if on else Translation()
         ),
     )
     yield _gone("ulysses_size", 1, "sequence parallelism is not offered", gone_if(1, otherwise=ULYSSES))
@@ -438,7 +438,7 @@ def _algorithm() -> Iterator[Knob]:
         False,
         "algorithm.dynamic_sampling",
         "groups without spread are dropped too",
-        lambda on, _: Outcome({"algorithm.dynamic_sampling": {}} if on else {}),
+        lambda on, _: Translation({"algorithm.dynamic_sampling": {}} if on else {}),
     )
     keys = {"overall": "reward"} | {name: name for name in get_args(ScoreKey)}
     for name, default, convert in (
@@ -451,7 +451,7 @@ def _algorithm() -> Iterator[Knob]:
         "enable_adv_importance_weighting",
         False,
         "algorithm.adaptive",
-        convert=lambda on, _: Outcome({"algorithm.adaptive": {}} if on else {}),
+        convert=lambda on, _: Translation({"algorithm.adaptive": {}} if on else {}),
     )
     statistics = {"variance": "variance", "std": "std", "reward_entropy": "entropy", "top_bottom_gap": "range"}
     methods = {"sqrt_ratio": "sqrt", "linear_ratio": "linear", "power_ratio": "power", "log_ratio": "log"}
@@ -530,7 +530,7 @@ def _trainer() -> Iterator[Knob]:
         None,
         "run.timeline",
         "a file there; timeline.json in the run folder here",
-        lambda file, _: Outcome({"run.timeline": file is not None}),
+        lambda file, _: Translation({"run.timeline": file is not None}),
     )
     yield _mapped("find_last_checkpoint", True, "run.resume", "false refuses a folder that exists")
 

@@ -35,7 +35,7 @@ from schemas.task import Task
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunResult:
     """What a run leaves: its folder, and the validations before and after (None when not made in this call).
 
     `earned` says whether any reply of a step had a reward; `recoveries` are the numbers of what was lost and brought
@@ -50,7 +50,7 @@ class Outcome:
     recoveries: Mapping[str, float]
 
 
-def run_training(config: TrainConfig) -> Outcome:
+def run_training(config: TrainConfig) -> RunResult:
     """Trains as configured, continuing from the run folder's last checkpoint if it holds one.
 
     Everything that can be refused is refused before Ray starts. Raises Stopped when a signal ended the run.
@@ -80,7 +80,7 @@ def run_training(config: TrainConfig) -> Outcome:
 
 def _run(
     config: TrainConfig, folder: RunFolder, found: int | None, progress: Progress, validation: Sequence[Task]
-) -> Outcome:
+) -> RunResult:
     log = MetricsLog(folder.root, progress.position.step)
     steps = progress.total_steps
     print("starting     " + ", ".join(f"{plan.count} {plan.role}" for plan in role_plans(config)), flush=True)
@@ -113,7 +113,7 @@ def _run(
             ray.timeline(str(folder.root / "timeline.json"))
         cluster.shutdown()
     earned = watch.earned or progress.position.step == (found or 0)  # or there was no step to take
-    return Outcome(folder, steps, watch.first, watch.last, earned, cluster.recoveries.numbers())
+    return RunResult(folder, steps, watch.first, watch.last, earned, cluster.recoveries.numbers())
 
 
 def restored(folder: RunFolder, step: int, config: TrainConfig) -> Position:

@@ -12,7 +12,7 @@ from rich.table import Table
 from orchestrator.evaluation.evaluate import Evaluation
 from orchestrator.evaluation.paired import MODES, changes, means
 from orchestrator.run_folder.folder import RunFolder
-from orchestrator.train_run import Outcome
+from orchestrator.train_run import RunResult
 
 _SHOWN = (
     ("reward", "reward (0 to 10)"),
@@ -26,7 +26,7 @@ _SHOWN = (
 )
 
 
-def print_outcome(outcome: Outcome) -> None:
+def print_outcome(outcome: RunResult) -> None:
     """Before and after, and where the pictures are."""
     root = outcome.folder.root
     if outcome.after is None:

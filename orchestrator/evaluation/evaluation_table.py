@@ -15,10 +15,10 @@ MODES = (("sampled", "draws"), ("greedy", "greedy"))
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class MetricRow:
     """One metric: its key without the mode, its name for people, its unit, what it is multiplied by, and decimals.
 
-    >>> Row("object_iou", "object mIoU").shown(0.5, 0.01)
+    >>> MetricRow("object_iou", "object mIoU").shown(0.5, 0.01)
     '0.500 ± 0.020'
     """
 
@@ -36,28 +36,28 @@ class Row:
         return text if error is None else f"{text} ± {Z_95 * error * self.factor:.{self.decimals}f}"
 
 
-def _share(key: str, name: str) -> Row:
-    return Row(key, name, "%", 100.0, 1)
+def _share(key: str, name: str) -> MetricRow:
+    return MetricRow(key, name, "%", 100.0, 1)
 
 
-def _found(size: str = "") -> list[Row]:
+def _found(size: str = "") -> list[MetricRow]:
     """The shares of targets that were found, at each threshold, of all targets or of one size."""
     behind = f"_{size}" if size else ""
     which = f", {size} targets" if size else ""
     return [_share(f"object_acc_{round(100 * t)}{behind}", f"object IoU of {t:g} or more{which}") for t in THRESHOLDS]
 
 
-GROUPS: Sequence[tuple[str, Sequence[Row]]] = (
-    ("reward", (Row("reward", "reward", "of 10", decimals=2),)),
-    ("object", (Row("object_iou", "object mIoU"), *_found(), _share("caption_accuracy", "right names"))),
+GROUPS: Sequence[tuple[str, Sequence[MetricRow]]] = (
+    ("reward", (MetricRow("reward", "reward", "of 10", decimals=2),)),
+    ("object", (MetricRow("object_iou", "object mIoU"), *_found(), _share("caption_accuracy", "right names"))),
     ("object by size", tuple(row for size in TARGET_SIZES for row in _found(size))),
     (
         "hand and ray",
         (
-            Row("hand_iou", "hand mIoU"),
-            Row("ray_error_deg", "ray error", "degrees", decimals=1),
+            MetricRow("hand_iou", "hand mIoU"),
+            MetricRow("ray_error_deg", "ray error", "degrees", decimals=1),
             _share("ray_rate", "with a ray"),
-            Row("keypoint_error", "keypoint error", "hand diagonals"),
+            MetricRow("keypoint_error", "keypoint error", "hand diagonals"),
             _share("keypoint_rate", "with keypoints"),
         ),
     ),

@@ -29,11 +29,11 @@ METRICS: Mapping[str, Value] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class PairedChange:
     """The mean over tasks of after - before. `standard_error` is None for a single task.
 
-    >>> Change.of({"a": 0.0, "b": 1.0, "c": 5.0}, {"a": 1.0, "b": 4.0})
-    Change(mean=2.0, standard_error=1.0, tasks=2)
+    >>> PairedChange.of({"a": 0.0, "b": 1.0, "c": 5.0}, {"a": 1.0, "b": 4.0})
+    PairedChange(mean=2.0, standard_error=1.0, tasks=2)
     """
 
     mean: float
@@ -41,7 +41,7 @@ class Change:
     tasks: int
 
     @classmethod
-    def of(cls, before: Mapping[str, float], after: Mapping[str, float]) -> Change | None:
+    def of(cls, before: Mapping[str, float], after: Mapping[str, float]) -> PairedChange | None:
         """Of the tasks that have a value in both; None where there is none."""
         moved = [after[task] - before[task] for task in before if task in after]
         if not moved:
@@ -53,13 +53,13 @@ class Change:
         return cls(mean, math.sqrt(variance / len(moved)), len(moved))
 
 
-def changes(before: pa.Table, after: pa.Table) -> dict[str, Change]:
+def changes(before: pa.Table, after: pa.Table) -> dict[str, PairedChange]:
     """By the names of an evaluation's numbers, from two tables of the trajectories of validations.
 
     Draws of one task count as their mean, so every task weighs the same.
     """
     was, now = _by_task(before), _by_task(after)
-    found = {name: Change.of(was[name], now[name]) for name in now if name in was}
+    found = {name: PairedChange.of(was[name], now[name]) for name in now if name in was}
     return {name: change for name, change in found.items() if change is not None}
 
 

@@ -38,13 +38,13 @@ class PredictionError(ValueError):
     """Predictions cannot be used; the message names file, row and remedy."""
 
 
-class Prediction(Record):
+class PredictedReply(Record):
     """One row of a prediction file. Other columns are left aside.
 
     `id` is the task's ("test-0": name and row of the task file, from 0); without any, rows are in the order of the
     tasks. `frame` says how this reply writes coordinates, where that differs from the rest.
 
-    >>> Prediction.model_validate({"response": "<answer>Nothing.</answer>", "id": "test-0", "model": "m"}).id
+    >>> PredictedReply.model_validate({"response": "<answer>Nothing.</answer>", "id": "test-0", "model": "m"}).id
     'test-0'
     """
 
@@ -55,12 +55,12 @@ class Prediction(Record):
     frame: FrameSpec | None = None
 
 
-def read_predictions(file: Path) -> tuple[Prediction, ...]:
+def read_predictions(file: Path) -> tuple[PredictedReply, ...]:
     """Reads .jsonl, .json (a list) or .parquet. Raises PredictionError naming the row."""
-    predictions: list[Prediction] = []
+    predictions: list[PredictedReply] = []
     for number, row in enumerate(_rows(file), start=1):
         try:
-            predictions.append(Prediction.model_validate(row))
+            predictions.append(PredictedReply.model_validate(row))
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(map(str, first["loc"])) or "row"
@@ -98,7 +98,7 @@ def _rows(file: Path) -> Sequence[object]:
     return cast("list[object]", rows[0])
 
 
-def pair(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> list[tuple[Prediction, Task]]:
+def pair(predictions: Sequence[PredictedReply], tasks: Sequence[Task]) -> list[tuple[PredictedReply, Task]]:
     """Each task with its one prediction, in the order of the tasks. Raises PredictionError naming what is left over."""
     if all(one.id is None for one in predictions):
         if len(predictions) != len(tasks):
@@ -107,7 +107,7 @@ def pair(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> list[tuple
                 'row for every task, in order; write "response": "" where the model gave nothing'
             )
         return list(zip(predictions, tasks, strict=True))
-    by_id: dict[str | None, Prediction] = {one.id: one for one in predictions}
+    by_id: dict[str | None, PredictedReply] = {one.id: one for one in predictions}
     if len(by_id) != len(predictions) or None in by_id:
         counts = Counter(one.id for one in predictions)
         twice = sorted(str(name) for name, count in counts.items() if name is None or count > 1)[:SHOWN]
@@ -123,7 +123,7 @@ def pair(predictions: Sequence[Prediction], tasks: Sequence[Task]) -> list[tuple
     return [(by_id[task.task_id], task) for task in tasks]
 
 
-def to_items(pairs: Sequence[tuple[Prediction, Task]], frame: FrameName = "pixels") -> tuple[ScoreItem, ...]:
+def to_items(pairs: Sequence[tuple[PredictedReply, Task]], frame: FrameName = "pixels") -> tuple[ScoreItem, ...]:
     """What is scored. `frame`: "pixels" of the original image or "thousandths" of it, where a row has no other.
 
     The size of an image is read from its file, so that targets can be told apart by size.

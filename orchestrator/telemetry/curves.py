@@ -19,10 +19,10 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = "#2f6fb3", "#e07b2a", "#3a9a5b", "#8457a8", 
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Curve:
     """One curve of a panel: what to read, how to name and colour it.
 
-    >>> Line("train", "reward/mean", "training", BLUE).key
+    >>> Curve("train", "reward/mean", "training", BLUE).key
     'reward/mean'
     """
 
@@ -32,29 +32,29 @@ class Line:
     colour: str
 
 
-def _training(*lines: tuple[str, str]) -> tuple[Line, ...]:
+def _training(*lines: tuple[str, str]) -> tuple[Curve, ...]:
     """Training curves of one panel in the usual order of colours."""
     return tuple(
-        Line("train", key, label, colour)
+        Curve("train", key, label, colour)
         for (key, label), colour in zip(lines, (BLUE, ORANGE, GREEN, PURPLE, GREY), strict=False)
     )
 
 
-PANELS: tuple[tuple[str, tuple[Line, ...]], ...] = (
+PANELS: tuple[tuple[str, tuple[Curve, ...]], ...] = (
     (
         "reward",
         (
-            Line("train", "reward/mean", "training", BLUE),
-            Line("validation", "sampled/reward", "held out, sampled", ORANGE),
-            Line("validation", "greedy/reward", "held out, greedy", GREEN),
+            Curve("train", "reward/mean", "training", BLUE),
+            Curve("validation", "sampled/reward", "held out, sampled", ORANGE),
+            Curve("validation", "greedy/reward", "held out, greedy", GREEN),
         ),
     ),
     (
         "object mIoU",
         (
-            Line("train", "reward/obj_iou", "training", BLUE),
-            Line("validation", "sampled/object_iou", "held out, sampled", ORANGE),
-            Line("validation", "greedy/object_iou", "held out, greedy", GREEN),
+            Curve("train", "reward/obj_iou", "training", BLUE),
+            Curve("validation", "sampled/object_iou", "held out, sampled", ORANGE),
+            Curve("validation", "greedy/object_iou", "held out, greedy", GREEN),
         ),
     ),
     (
@@ -73,7 +73,7 @@ PANELS: tuple[tuple[str, tuple[Line, ...]], ...] = (
         "loss",
         (
             *_training(("learner/loss", "loss"), ("loss", "loss"), ("learner/policy_loss", "policy")),
-            Line("validation", "loss", "held out", PURPLE),
+            Curve("validation", "loss", "held out", PURPLE),
         ),
     ),
     ("KL to the reference, per token", _training(("learner/kl", "KL"))),
@@ -155,7 +155,7 @@ def read_series(metrics: Path) -> dict[tuple[str, str], Series]:
     return series
 
 
-def _panel(axes: Axes, title: str, lines: Sequence[Line], logged: Mapping[tuple[str, str], Series]) -> None:
+def _panel(axes: Axes, title: str, lines: Sequence[Curve], logged: Mapping[tuple[str, str], Series]) -> None:
     for line in lines:
         steps, values = logged[line.kind, line.key]
         if line.kind == "validation":

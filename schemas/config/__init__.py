@@ -17,7 +17,7 @@ from schemas.config.method import DynamicSampling, Gae, Mismatch, Overlong
 from schemas.config.micro_batches import MicroBatches
 from schemas.config.model import Lora, Model
 from schemas.config.resources import LABEL, Place, Resources, Role, SftResources, Transfer
-from schemas.config.rollout import Engine, Rollout, Sampling
+from schemas.config.rollout import EngineOptions, Rollout, Sampling
 from schemas.config.run import Run
 from schemas.config.service import ServiceConfig, ServiceOptions
 from schemas.config.sft import SftConfig, SftTrainer
@@ -39,7 +39,7 @@ __all__ = [
     "DType",
     "Data",
     "DynamicSampling",
-    "Engine",
+    "EngineOptions",
     "Fraction",
     "Gae",
     "Kl",

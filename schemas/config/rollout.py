@@ -23,7 +23,7 @@ class Sampling(Record):
         return self.top_p != 1.0 or self.top_k != 0
 
 
-class Engine(Record):
+class EngineOptions(Record):
     """vLLM. Sizes are per engine."""
 
     dtype: DType = "float32"
@@ -46,4 +46,4 @@ class Rollout(Record):
     max_turns: PositiveInt = 2
     max_tokens_per_turn: PositiveInt = 512
     shards_per_engine: PositiveInt = 2  # smaller shards reach the reward and the reference earlier
-    engine: Engine = Engine()
+    engine: EngineOptions = EngineOptions()

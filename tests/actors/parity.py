@@ -30,8 +30,7 @@ from policy.network.collate import Collator, ModelInputs, PixelCache, rows_of
 from policy.network.forward import PolicyModule, token_logprobs
 from policy.network.load import base_model, load
 from policy.tiny.model import build_tiny
-from schemas.config import Data, Model, Rollout, Sampling
-from schemas.config import Engine as EngineConfig
+from schemas.config import Data, EngineOptions, Model, Rollout, Sampling
 from schemas.task import NEGATIVE, Task
 
 torch.set_num_threads(1)
@@ -110,7 +109,7 @@ class Witness:
 
 
 class Bench:
-    def __init__(self, architecture: str, folder: Path, engine: EngineConfig | None = None) -> None:
+    def __init__(self, architecture: str, folder: Path, engine: EngineOptions | None = None) -> None:
         actors.player.Episode = AlwaysDraws
         self.folder = folder
         self.path = str(build_tiny(folder / "a", architecture, seed=0, scale=1.5))
@@ -118,7 +117,7 @@ class Bench:
         self.other = str(build_tiny(folder / "b", architecture, seed=1, scale=1.5))
         self.info = read_info(self.path)
         chat = ChatFormat(read_tokenizer(self.path))
-        rollout = Rollout(max_turns=2, max_tokens_per_turn=160, engine=engine or EngineConfig(max_model_len=768))
+        rollout = Rollout(max_turns=2, max_tokens_per_turn=160, engine=engine or EngineOptions(max_model_len=768))
         data = Data(train_files="-", min_pixels=PIXELS[0], max_pixels=PIXELS[1], prompt_style="short")
         self.forbidden = chat.forbidden_ids(self.info.vocab_size)
         self.engine = VllmEngine(

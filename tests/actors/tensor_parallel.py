@@ -13,7 +13,7 @@ os.environ.update(TORCHDYNAMO_DISABLE="1", OMP_NUM_THREADS="1", HF_HUB_OFFLINE="
 
 import ray
 
-from schemas.config import Engine
+from schemas.config import EngineOptions
 from tests.actors.parity import Bench
 
 
@@ -21,7 +21,7 @@ class Play:
     """What the actor does."""
 
     def __init__(self, folder: str) -> None:
-        self._bench = Bench("qwen2_5_vl", Path(folder), Engine(max_model_len=768, tensor_parallel_size=2))
+        self._bench = Bench("qwen2_5_vl", Path(folder), EngineOptions(max_model_len=768, tensor_parallel_size=2))
 
     def report(self) -> dict[str, float | str]:
         bench = self._bench

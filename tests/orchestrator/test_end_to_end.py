@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from files.owned import ExistsError
 from orchestrator.export_run import run_export
 from orchestrator.run_folder.folder import RunExistsError
-from orchestrator.train_run import Outcome, run_training
+from orchestrator.train_run import RunResult, run_training
 from policy.conversation.model_info import read_info
 from schemas.config import TrainConfig
 
@@ -54,10 +54,10 @@ class Ends:
 
     def __init__(self, model: str, scenes: Path, folder: Path, fetched: list[pa.Table]) -> None:
         self.model, self.folder, self.fetched = model, folder / "e2e", fetched
-        self.first: Outcome = run_training(configured(model, scenes, folder, 2))
+        self.first: RunResult = run_training(configured(model, scenes, folder, 2))
         self.exported_first = load_file(self.folder / "export" / "model.safetensors")
         self.config = configured(model, scenes, folder, 3)
-        self.second: Outcome = run_training(self.config)
+        self.second: RunResult = run_training(self.config)
         records = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
         self.train = [r for r in records if r["kind"] == "train"]
         self.validation = [r for r in records if r["kind"] == "validation"]

@@ -15,7 +15,7 @@ from rich.console import Console
 from orchestrator.cli.summary import print_comparison
 from orchestrator.evaluation.evaluate import Evaluation, numbers_of
 from orchestrator.evaluation.nothing_earned import nothing_earned
-from orchestrator.evaluation.paired import Change, changes
+from orchestrator.evaluation.paired import PairedChange, changes
 from pointing.rewards import score
 from schemas.task import GroundTruth, Task
 
@@ -65,12 +65,15 @@ def test_changes_by_hand() -> None:
 def test_what_all_tasks_share_does_not_count_as_error(pairs: list[tuple[float, float]], shift: float) -> None:
     before = {str(i): a for i, (a, _) in enumerate(pairs)}
     after = {str(i): b for i, (_, b) in enumerate(pairs)}
-    plain, moved = Change.of(before, after), Change.of(before, {task: value + shift for task, value in after.items()})
+    plain, moved = (
+        PairedChange.of(before, after),
+        PairedChange.of(before, {task: value + shift for task, value in after.items()}),
+    )
     assert plain is not None
     assert moved is not None
     assert moved.mean == pytest.approx(plain.mean + shift, abs=1e-9)
     assert moved.standard_error == pytest.approx(plain.standard_error, abs=1e-7)
-    same = Change.of(before, {task: value + shift for task, value in before.items()})
+    same = PairedChange.of(before, {task: value + shift for task, value in before.items()})
     assert same is not None
     assert same.standard_error == pytest.approx(0, abs=1e-7)
 

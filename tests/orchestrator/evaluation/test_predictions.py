@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from orchestrator.evaluation.predictions import (
-    Prediction,
+    PredictedReply,
     PredictionError,
     pair,
     read_predictions,
@@ -138,7 +138,7 @@ def test_what_is_left_over_is_named(data: Path, written: Any) -> None:
 
 def test_ground_truth_reaches_the_score_unchanged(data: Path) -> None:
     tasks = read(DatasetOptions(files=(str(data),))).tasks
-    items = to_items([(Prediction(response=""), task) for task in tasks])
+    items = to_items([(PredictedReply(response=""), task) for task in tasks])
     rows = [json.loads(line)["ground_truth"] for line in data.read_text().splitlines()]
     for item, row, task in zip(items, rows, tasks, strict=True):
         assert item.ground_truth == (None if task.ground_truth.negative else row)
