@@ -18,6 +18,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 T = TypeVar("T", bound=BaseModel)
+# What YAML calls the types that pydantic names in Python's words.
+_EXPECTED = {
+    "tuple_type": "expected a list",
+    "string_type": "expected a text",
+    "model_type": "expected a section of fields",
+    "bool_type": "expected true or false",
+}
 Origins = Mapping[tuple[str, ...], str]
 
 
@@ -135,7 +142,9 @@ def _describe(error: ValidationError, model: type[BaseModel], origins: Origins, 
     for problem in error.errors(include_url=False):
         location = tuple(str(part) for part in problem["loc"])
         origin = next((origins[location[:n]] for n in range(len(location), 0, -1) if location[:n] in origins), path)
-        field = ".".join(location) or "configuration"
+        if problem["type"] == "string_type" and location[-1] == "str":  # the other form of a list of files
+            continue
+        field = ".".join(part for part in location if not part.startswith("tuple[")) or "configuration"
         if problem["type"] == "extra_forbidden":
             known = _fields_at(model, location[:-1])
             close = difflib.get_close_matches(location[-1], known, n=1)
@@ -144,9 +153,9 @@ def _describe(error: ValidationError, model: type[BaseModel], origins: Origins, 
         elif problem["type"] == "missing":
             lines.append(f"{origin}: {field}: required and not set; add it")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
+            message = _EXPECTED.get(problem["type"], problem["msg"].removeprefix("Value error, "))
             given = problem["input"]
-            shown = "" if isinstance(given, dict | BaseModel) else f" (got {given!r})"
+            shown = "" if isinstance(given, dict | BaseModel) else f" (got {'null' if given is None else repr(given)})"
             lines.append(f"{origin}: {field}: {message}{shown}")
     return "\n".join(lines)
 

@@ -43,6 +43,18 @@ def test_an_unknown_field_is_named_with_its_line_and_the_nearest_field(tmp_path:
     assert "c.yaml:6: trainer.max_step: unknown field; did you mean 'max_steps'?" in message
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.train_files=null", "command line: data.train_files: expected a list (got null)"),
+        ("data.train_files=[1]", "command line: data.train_files.0: expected a text (got 1)"),
+        ("reward.rules=null", "command line: reward.rules: expected a section of fields (got null)"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_the_words_of_yaml(tmp_path: Path, override: str, said: str) -> None:
+    assert refused(tmp_path, override) == said
+
+
 def test_a_misspelt_override_is_refused(tmp_path: Path) -> None:
     assert "command line: learner.optimizer: unknown field; did you mean 'optimiser'?" in refused(
         tmp_path, "learner.optimizer.lr=1"
