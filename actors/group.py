@@ -1,7 +1,7 @@
 """Placement and calls of a group of equal actors: the only place that creates actors of a role.
 
     ActorGroup.spawn(role, cls, processes) -> one placement group, as many actors
-    group.call("method", ...)              -> every actor, bounded in time, fails on the first error
+    group.call(Actor.method, ...)          -> every actor, bounded in time, fails on the first error
     group.restart(ranks)                   -> new actors in the places of those that died
 
 What is waited for is bounded three times: an actor that dies or raises ends the wait at once, one that gives no sign of
@@ -11,9 +11,9 @@ life ends it after `silence_s`, and a live one that does not finish after the ca
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
@@ -25,6 +25,21 @@ from schemas.config import Role, SftResources
 
 TICK_S = 1.0  # signs of life are looked at this often while waiting
 Fault = Literal["died", "silent", "late", "raised"]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def stored(value: R) -> R:
+    """A reference to a value that is put in the object store, of the type that an actor gets in its place."""
+    return cast("R", ray.put(value))
+
+
+def ask(actor: Any, method: Callable[Concatenate[Any, P], object], *arguments: P.args, **named: P.kwargs) -> Any:
+    """Calls a method of an actor, named by its class so that the arguments are checked; a reference to its answer.
+
+    A reference may stand for any argument: the actor gets the value.
+    """
+    return getattr(actor, method.__name__).remote(*arguments, **named)
 
 
 class GroupError(RuntimeError):
@@ -40,6 +55,13 @@ class GroupError(RuntimeError):
         self.role, self.ranks, self.what, self.detail = role, tuple(ranks), what, detail
         self.fault: Fault = fault
         self.cause: BaseException | None = None
+
+
+def iterate(
+    actor: Any, method: Callable[Concatenate[Any, P], Iterator[object]], *arguments: P.args, **named: P.kwargs
+) -> Any:
+    """As `ask`, of a method that yields: an iterator of references, each there as soon as its item is."""
+    return getattr(actor, method.__name__).options(num_returns="streaming").remote(*arguments, **named)
 
 
 def environment(gpus: float, threads: int) -> dict[str, str]:
@@ -88,6 +110,18 @@ class Limits:
     def of(cls, resources: SftResources) -> Limits:
         """As configured."""
         return cls(resources.start_timeout_s, resources.call_timeout_s, resources.silence_timeout_s)
+
+
+class Rank(Protocol):
+    """An actor of a group that computes together."""
+
+    def address(self) -> tuple[str, int]:
+        """A host and a free port of this actor's."""
+        ...
+
+    def start(self, host: str, port: int, checkpoint: str | None) -> object:
+        """Joins the others, who meet there, and builds its part of the model, from a checkpoint if given."""
+        ...
 
 
 class ActorGroup:
@@ -155,19 +189,19 @@ class ActorGroup:
     def __len__(self) -> int:
         return len(self._actors)
 
-    def call(self, method: str, *arguments: Any, what: str | None = None, timeout_s: float | None = None) -> list[Any]:
-        """Calls `method` on every actor with the same arguments and waits for all answers, in order of rank.
+    def call(self, method: Callable[Concatenate[Any, P], R], *arguments: P.args, **named: P.kwargs) -> list[R]:
+        """Calls a method of every actor with the same arguments and waits for all answers, in order of rank."""
+        refs = {rank: ask(actor, method, *arguments, **named) for rank, actor in enumerate(self._actors)}
+        return list(self.gather(method.__name__, refs).values())
 
-        `what` names the call in errors; by default the method does.
-        """
-        refs = {rank: getattr(actor, method).remote(*arguments) for rank, actor in enumerate(self._actors)}
-        return list(self.gather(what or method, refs, timeout_s).values())
-
-    def meet(self, method: str, *arguments: Any) -> list[Any]:
+    def meet(
+        self, method: Callable[Concatenate[Any, str, int, P], object], *arguments: P.args, **named: P.kwargs
+    ) -> None:
         """As `call`, with a host and a free port of rank 0 before the arguments; bounded as a start is."""
         limit = self.limits.start_s
-        host, port = self.gather("address", {0: self._actors[0].address.remote()}, limit)[0]
-        return self.call(method, host, port, *arguments, timeout_s=limit)
+        host, port = self.gather("address", {0: ask(self._actors[0], Rank.address)}, limit)[0]
+        refs = {rank: ask(actor, method, host, port, *arguments, **named) for rank, actor in enumerate(self._actors)}
+        self.gather(method.__name__, refs, limit)
 
     def gather(self, what: str, refs: Mapping[int, Any], timeout_s: float | None = None) -> dict[int, Any]:
         """Waits for one reference of each of these ranks. The first failure ends the wait: the others may be stuck in

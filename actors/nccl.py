@@ -8,9 +8,9 @@ Runs only where learner and engines have GPUs of their own; object_store is the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -18,8 +18,12 @@ from torch.distributed.tensor import DTensor
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
 
+from actors.group import ask
+from actors.rollout import RolloutActor
 from policy.network.forward import PolicyModule
 from policy.state.sharding import named_weights
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +38,25 @@ class Receivers:
         """Gives each engine's workers their place behind the sender in the NCCL group."""
         first = init_info["rank_offset"]
         self._all(
-            "init_transfer",
+            RolloutActor.init_transfer,
             [{**init_info, "rank_offset": first + i * self.workers_each} for i in range(len(self.actors))],
         )
 
     def start_weight_update(self) -> None:
         """Every engine expects weights."""
-        self._all("transfer", ["start_weight_update"] * len(self.actors))
+        self._all(RolloutActor.transfer, ["start_weight_update"] * len(self.actors))
 
     def update_weights(self, update_info: Any) -> None:
         """Every engine receives what the sender broadcasts meanwhile."""
-        self._wait([actor.transfer.remote("update_weights", {"update_info": update_info}) for actor in self.actors])
+        given = {"update_info": update_info}
+        self._wait([ask(actor, RolloutActor.transfer, "update_weights", given) for actor in self.actors])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Every engine takes the weights into use."""
-        self._all("transfer", ["finish_weight_update"] * len(self.actors))
+        self._all(RolloutActor.transfer, ["finish_weight_update"] * len(self.actors))
 
-    def _all(self, method: str, arguments: Sequence[Any]) -> None:
-        self._wait([getattr(a, method).remote(x) for a, x in zip(self.actors, arguments, strict=True)])
+    def _all(self, method: Callable[[RolloutActor, T], object], arguments: Sequence[T]) -> None:
+        self._wait([ask(actor, method, one) for actor, one in zip(self.actors, arguments, strict=True)])
 
     def _wait(self, refs: Sequence[Any]) -> None:
         ray.get(refs, timeout=self.timeout_s)

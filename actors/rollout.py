@@ -51,7 +51,7 @@ class RolloutActor:
     def generate(self, order: Order, version: int) -> Iterator[pa.Table]:
         """Plays the order with weights of exactly `version`; yields the images of a shard, then its rollout table.
 
-        In this order: who has the second, which the driver reads, knows that the first, which it never does, is there.
+        Images come first: the driver waits for the rollout table alone, and when it has one, its images are there too.
         Raises RuntimeError when the engine holds another version.
         """
         if self._player.version != version:

@@ -52,6 +52,7 @@ class Watch:
             say=screen.say,
             last=last_saved,
             mirror=mirror_of(config.run, config.checkpoint),
+            saved=cluster.saved,
         )
         self.first: Evaluation | None = None
         self.last: Evaluation | None = None
@@ -79,7 +80,8 @@ class Watch:
         done = progress.position.step
         if every and done % every == 0 and done < progress.total_steps:
             self._validate(progress)
-        if self._config.checkpoint.every and done % self._config.checkpoint.every == 0:
+        self.checkpoints.look()
+        if done % self._config.checkpoint.steps == 0:
             self.save(progress)
         CLOCK.lap()
 

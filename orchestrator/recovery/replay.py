@@ -1,7 +1,9 @@
-"""The updates since the last checkpoint, kept so that a rebuilt group can repeat them without generating again.
+"""The updates since a checkpoint, kept so that a rebuilt group can repeat them without generating again.
 
     update of step 12 --tables, by reference--> a task writes --> replay/learner/step-000012/0.arrow, 1.arrow, ...
-    checkpoint of step 13 complete -----------> step-000012/ is deleted
+                                                          '-----> their digests, to the driver
+    rebuilt from an earlier checkpoint -------> a task reads, and compares the digests
+    no checkpoint before step 13 is needed ---> step-000012/ is deleted
 
 The driver passes references on and never holds a table: image tables go from the object store to the file and back.
 """
@@ -9,8 +11,9 @@ The driver passes references on and never holds a table: image tables go from th
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +21,50 @@ import pyarrow as pa
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from files.crash_safe import explain
+from files.crash_safe import Digest, damage, explain
 from policy.state.checkpoint import CheckpointError
 from schemas.config import OnError
 
 
-def write_tables(folder: str, *tables: pa.Table) -> None:
-    """Writes Arrow IPC files 0.arrow, 1.arrow, ... into a folder: all or none, so a full disk has its room back."""
-    if Path(folder).is_dir():
-        return  # this is a retry
-    partial = Path(f"{folder}.partial")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        for number, table in enumerate(tables):
-            with (
-                pa.OSFile(str(partial / f"{number}.arrow"), "wb") as sink,
-                pa.ipc.new_file(sink, table.schema) as writer,
-            ):
-                writer.write_table(table)
-        partial.rename(folder)
-    except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+def write_tables(folder: str, *tables: pa.Table) -> dict[str, Digest]:
+    """Writes Arrow IPC files 0.arrow, 1.arrow, ... into a folder: all or none, so a full disk has its room back.
+
+    Returns their digests by name.
+    """
+    names = [f"{number}.arrow" for number in range(len(tables))]
+    if not Path(folder).is_dir():  # it is there when this is a retry
+        partial = Path(f"{folder}.partial")
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            for name, table in zip(names, tables, strict=True):
+                with pa.OSFile(str(partial / name), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                    writer.write_table(table)
+            partial.rename(folder)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    return {name: Digest.of(Path(folder, name)) for name in names}
 
 
-def read_table(file: str) -> pa.Table:
-    """The table of an Arrow IPC file."""
+def read_table(file: str, digest: Digest) -> tuple[str, pa.Table | None]:
+    """What is wrong with an Arrow IPC file, "" if it is what was written, and its table."""
+    path = Path(file)
+    if wrong := damage(path.parent, {path.name: digest}):
+        return f"{path.parent}: {'; '.join(wrong)}", None
     with pa.memory_map(file) as source:
-        return pa.ipc.open_file(source).read_all()
+        return "", pa.ipc.open_file(source).read_all()
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One update: the method and its arguments, a file in place of each table, and the task that writes the files.
 
-    >>> Entry(12, "update", (Path("0.arrow"), 0.05), None).step
+    >>> Entry(12, LearnerActor.update, (Path("0.arrow"), 0.05), None).step  # doctest: +SKIP
     12
     """
 
     step: int
-    method: str
+    method: Callable[..., Any]
     arguments: tuple[Any, ...]
     written: Any
 
@@ -68,18 +75,20 @@ class Journal:
     def __init__(self, folder: Path, timeout_s: float, on_error: OnError) -> None:
         """What an earlier process left is deleted: its run continues from the checkpoint.
 
-        `on_error` says what tables that cannot be written do to the run, as it does for checkpoints.
+        `on_error` says what tables that cannot be written do to the run, as it does for checkpoints. Raises OSError
+        when something cannot be deleted: it would be taken for tables of this run.
         """
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(folder)
         self._folder = folder.absolute()
         self._timeout_s = timeout_s
         self._on_error = on_error
         self._entries: list[Entry] = []
         self._writing: list[Entry] = []  # those not yet known to be written, or not to be
-        self._write = ray.remote(num_cpus=0)(write_tables)
-        self._read = ray.remote(num_cpus=0)(read_table)
+        self._write: Any = ray.remote(num_cpus=0)(write_tables)
+        self._read: Any = ray.remote(num_cpus=0, num_returns=2)(read_table)
 
-    def record(self, step: int, method: str, arguments: Sequence[Any]) -> None:
+    def record(self, step: int, method: Callable[..., Any], arguments: Sequence[Any]) -> None:
         """Notes the update of `step`. Arguments that are references to tables are written while the update runs.
 
         Raises CheckpointError when the tables of an earlier one could not be written, unless the run is to go on.
@@ -99,22 +108,41 @@ class Journal:
         self._entries.append(entry)
         self._writing.append(entry)
 
-    def between(self, first: int, end: int) -> Iterator[Entry]:
-        """The updates of steps `first` to `end` - 1, with references to their tables in place of files.
+    def between(self, first: int, end: int) -> Iterator[tuple[Entry, list[Any]]]:
+        """The updates of steps `first` to `end` - 1, each with its arguments: references to tables in place of files.
 
-        Raises CheckpointError for one whose tables could not be written.
+        Raises CheckpointError for one whose tables could not be written, or are not any more what was written.
         """
         for entry in self._entries:
             if first <= entry.step < end:
-                if failure := self._failure(entry):
+                failure = self._failure(entry)
+                arguments = list(entry.arguments)
+                if failure is None:
+                    failure, arguments = self._arguments(entry)
+                if failure:
                     raise CheckpointError(
-                        f"{failure}, so it cannot be repeated; the same command continues from the last checkpoint"
+                        f"{failure}. The update of step {entry.step} cannot be repeated; the same command continues "
+                        "from the last checkpoint"
                     )
-                arguments = [self._read.remote(str(a)) if isinstance(a, Path) else a for a in entry.arguments]
-                yield replace(entry, arguments=tuple(arguments))
+                yield entry, arguments
+
+    def _arguments(self, entry: Entry) -> tuple[str, list[Any]]:
+        """What is wrong with an update's files, "" for nothing; and its arguments, with references to tables."""
+        digests: dict[str, Digest] = ray.get(entry.written, timeout=self._timeout_s)
+        arguments = list(entry.arguments)
+        for number, argument in enumerate(arguments):
+            if isinstance(argument, Path):
+                wrong, arguments[number] = self._read.remote(str(argument), digests[argument.name])
+                try:
+                    reason = str(ray.get(wrong, timeout=self._timeout_s))
+                except RayError as error:
+                    reason = f"{argument} could not be read: {_explained(error)}"
+                if reason:
+                    return reason, arguments
+        return "", arguments
 
     def trim(self, step: int) -> None:
-        """Deletes the updates before `step`, whose checkpoint is complete."""
+        """Deletes the updates before `step`: whoever is rebuilt starts there or later."""
         for entry in [entry for entry in self._entries if entry.step < step]:
             ray.wait([entry.written], timeout=self._timeout_s)
             shutil.rmtree(self._of(entry.step), ignore_errors=True)
@@ -129,6 +157,10 @@ class Journal:
         try:
             ray.get(entry.written, timeout=self._timeout_s)
         except RayError as error:
-            reason = explain(error.cause if isinstance(error, RayTaskError) else error)
-            return f"{self._of(entry.step)}: the tables of {entry.method} could not be written: {reason}"
+            name, folder = entry.method.__name__, self._of(entry.step)
+            return f"{folder}: the tables of {name} could not be written: {_explained(error)}"
         return None
+
+
+def _explained(error: RayError) -> str:
+    return explain(error.cause if isinstance(error, RayTaskError) else error)

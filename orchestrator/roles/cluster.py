@@ -41,7 +41,7 @@ class Pending:
     shard: ShardRef
     scores: PendingReward
     reference: PendingLogprobs | None
-    values: Answers | None = None  # a part from every rank of the critic
+    values: Answers[pa.Table] | None = None  # a part from every rank of the critic
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Cluster(Players):
         self._nccl = config.resources.weight_transfer == "nccl"
         self._connected: tuple[Any, ...] = ()  # the actors that weights go between over NCCL
         self.learner = LearnerRole(config, total_steps, recoveries)
-        self.reference = ReferenceRole(config, recoveries) if config.starts_reference else NoReference()
+        self.reference = ReferenceRole.spawn(config, recoveries) if config.starts_reference else NoReference()
         self.critic = CriticRole(config, total_steps, recoveries) if config.critic else NoCritic()
         super().__init__(config, recoveries)
 
@@ -169,6 +169,11 @@ class Cluster(Players):
         """Waits for the checkpoint that is being written. Returns why it could not be."""
         failures = self.learner.finish_save(), self.critic.finish_save()
         return failures[0] or failures[1]
+
+    def saved(self, step: int) -> None:
+        """The checkpoint of `step` is complete, both parts."""
+        self.learner.saved(step)
+        self.critic.saved(step)
 
     @timed("publish")
     def publish_weights(self, version: int) -> None:

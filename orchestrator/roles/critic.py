@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pyarrow as pa
-import ray
 
 from actors.critic import CriticActor
-from actors.group import ActorGroup, Limits
+from actors.group import ActorGroup, Limits, stored
 from orchestrator.recovery.durable_group import Answers, DurableGroup
 from orchestrator.recovery.recoveries import Recoveries
 from orchestrator.roles.dispatch import ShardRef
@@ -50,7 +49,7 @@ class CriticRole:
             group,
             run_folder(config.run),
             recoveries,
-            config.checkpoint.on_error,
+            config.checkpoint,
             part_of=lambda path: str(critic_of(path)),
         )
 
@@ -58,39 +57,46 @@ class CriticRole:
         """Builds the sharded model, from a checkpoint of the run if given."""
         self.group.start(checkpoint)
 
-    def values(self, shard: ShardRef) -> Answers:
+    def values(self, shard: ShardRef) -> Answers[pa.Table]:
         """Starts valuing a shard; what comes back is waited for, VALUES rows from each rank."""
-        return self.group.ask("values", shard.rollout, shard.images)
+        return self.group.ask(CriticActor.values, shard.rollout, shard.images)
 
     def update(self, lesson: pa.Table, images: Sequence[Any]) -> Lesson:
         """Starts learning a CRITIC table. Values that are asked for afterwards are those of the updated critic."""
-        return StartedLesson(self.group.begin_update("update", ray.put(lesson), *images))
+        return StartedLesson(self.group.begin_update(CriticActor.update, stored(lesson), *images))
+
+    def saved(self, step: int) -> None:
+        """The checkpoint of `step` is complete."""
+        self.group.saved(step)
 
     @timed("checkpoint")
     def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
         """Starts to write the critic's part of a checkpoint. Returns why the one before could not be written."""
-        return self.group.call("begin_save", str(critic_of(folder)), extra)[0]
+        return self.group.call(CriticActor.begin_save, str(critic_of(folder)), extra)[0]
 
     @timed("checkpoint")
     def finish_save(self) -> str | None:
         """Waits for the part that is being written. Returns why it could not be."""
-        return self.group.call("finish_save")[0]
+        return self.group.call(CriticActor.finish_save)[0]
 
     def pair(self) -> dict[str, str]:
-        """What tells the two parts of a checkpoint as such; see orchestrator.run_folder.folder.is_whole."""
+        """A new identifier for both parts of one checkpoint: parts of two moments are never taken for one.
+
+        See orchestrator.run_folder.folder.is_whole.
+        """
         return {PAIR: uuid.uuid4().hex}
 
 
 class StartedLesson:
     """An update under way on every rank."""
 
-    def __init__(self, answers: Answers) -> None:
+    def __init__(self, answers: Answers[CriticReport]) -> None:
         self._answers = answers
 
     @timed("critic")
     def numbers(self) -> dict[str, float | None]:
         """The report, which is over all ranks already, as metrics. "critic" is the time beyond the policy's update."""
-        report: CriticReport = self._answers.result()[0]
+        report = self._answers.result()[0]
         return {f"critic/{name}": value for name, value in report.numbers().items()}
 
 
@@ -114,6 +120,9 @@ class NoCritic:
     def update(self, lesson: pa.Table, images: Sequence[Any]) -> Lesson:
         """Nothing to learn."""
         return NoLesson()
+
+    def saved(self, step: int) -> None:
+        """Nothing is kept."""
 
     def begin_save(self, folder: str, extra: dict[str, Any]) -> None:
         """Nothing to write."""

@@ -20,8 +20,9 @@ from ray.exceptions import RayError
 from ray.experimental import get_local_object_locations
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from actors.group import TICK_S, ActorGroup, GroupError
+from actors.group import TICK_S, ActorGroup, GroupError, iterate
 from actors.player import Order, group_name
+from actors.rollout import RolloutActor
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Engines(Protocol):
         ...
 
     def welcome(self, rank: int) -> None:
-        """The reference of an engine that was away is there."""
+        """Takes an engine back for work: what `away` gave for this rank is ready. Raises GroupError if it failed."""
         ...
 
     def lost(self, error: GroupError) -> None:
@@ -141,8 +142,8 @@ class Dispatch:
             part = min(fit, key=lambda part: part.rank != rank)
             self._waiting.remove(part)
             order = replace(part.order, done=self._covered(part))
-            generate = self._group.actors[rank].generate.options(num_returns="streaming")
-            self._streams[generate.remote(order, self._version)] = _Stream(part, rank)
+            items = iterate(self._group.actors[rank], RolloutActor.generate, order, self._version)
+            self._streams[items] = _Stream(part, rank)
 
     def _take(self, ref: Any) -> ShardRef | None:
         """The next item of a stream: a shard when both halves are there. Raises GroupError when the stream failed."""

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import ray
 
-from actors.group import ActorGroup, Limits
+from actors.group import ActorGroup, Limits, stored
 from actors.learner import LearnerActor
 from orchestrator.recovery.durable_group import DurableGroup
 from orchestrator.recovery.recoveries import Recoveries
@@ -33,7 +32,7 @@ class LearnerRole:
             arguments=lambda rank: (rank, resources.learner.count, config, optimiser_steps),
             limits=Limits.of(resources),
         )
-        self.group = DurableGroup(group, run_folder(config.run), recoveries, config.checkpoint.on_error)
+        self.group = DurableGroup(group, run_folder(config.run), recoveries, config.checkpoint)
 
     def start(self, checkpoint: str | None) -> None:
         """Builds the sharded model, from a checkpoint if given."""
@@ -42,33 +41,37 @@ class LearnerRole:
     @timed("update")
     def update(self, training: pa.Table, images: Sequence[Any], kl_coefficient: float) -> UpdateReport:
         """One training step on the whole batch. The report is already summed over ranks."""
-        return self.group.begin_update("update", ray.put(training), kl_coefficient, *images).result()[0]
+        return self.group.begin_update(LearnerActor.update, stored(training), kl_coefficient, *images).result()[0]
 
     def connect_engines(self, engines: Sequence[Any]) -> None:
         """Opens the NCCL way from rank 0 to the rollout actors."""
-        self.group.meet("connect_engines", list(engines))
+        self.group.meet(LearnerActor.connect_engines, list(engines))
 
     def send_weights(self) -> None:
         """Broadcasts the weights to the connected engines."""
-        self.group.call("send_weights")
+        self.group.call(LearnerActor.send_weights)
 
     def local_shards(self) -> list[Any]:
         """A reference to each rank's rows of the parameters, in order of rank; those of one copy if there are more.
 
         All are there.
         """
-        return self.group.hand_over("local_shards", self._ranks_of_a_copy)
+        return self.group.hand_over(LearnerActor.local_shards, self._ranks_of_a_copy)
+
+    def saved(self, step: int) -> None:
+        """The checkpoint of `step` is complete."""
+        self.group.saved(step)
 
     @timed("checkpoint")
     def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
         """Starts to write a checkpoint from all ranks. Returns why the one before could not be written."""
-        return self.group.call("begin_save", folder, extra)[0]
+        return self.group.call(LearnerActor.begin_save, folder, extra)[0]
 
     @timed("checkpoint")
     def finish_save(self) -> str | None:
         """Waits for the checkpoint that is being written. Returns why it could not be."""
-        return self.group.call("finish_save")[0]
+        return self.group.call(LearnerActor.finish_save)[0]
 
     def export(self, folder: str) -> None:
         """Writes the model as a Hugging Face checkpoint."""
-        self.group.call("export", folder)
+        self.group.call(LearnerActor.export, folder)

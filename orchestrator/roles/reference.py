@@ -1,15 +1,20 @@
-"""The reference model as the driver sees it: a shard in, its log-probabilities to wait for, from any replica."""
+"""The reference model as the driver sees it: a shard in, its log-probabilities to wait for, from any replica.
+
+A replica that is lost is started again in its place; what it had not finished goes to the others at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import ray
 
-from actors.group import ActorGroup, GroupError, Limits
+from actors.group import TICK_S, ActorGroup, GroupError, Limits, ask
 from actors.reference import ReferenceActor
-from orchestrator.recovery.recoveries import Recoveries
+from orchestrator.recovery.recoveries import Loss, Recoveries
 from orchestrator.roles.dispatch import ShardRef
 from schemas.config import TrainConfig
 
@@ -19,8 +24,8 @@ class PendingLogprobs:
 
     def __init__(self, role: ReferenceRole, shard: ShardRef) -> None:
         self._role = role
-        self._shard = shard
-        self._rank, self._actor, self._ref = role.send(shard)
+        self.shard = shard
+        self.rank, self._ref = role.send(shard)
 
     def result(self, *, timeout_s: float) -> pa.Table:
         """The rows. A shard whose replica was lost is sent to another; timeout_s bounds each attempt.
@@ -29,21 +34,43 @@ class PendingLogprobs:
         """
         while True:
             try:
-                what, refs = f"logprobs of {self._shard.name}", {self._rank: self._ref}
-                return self._role.group.gather(what, refs, timeout_s)[self._rank]
+                what, refs = f"logprobs of {self.shard.name}", {self.rank: self._ref}
+                rows = self._role.group.gather(what, refs, timeout_s)[self.rank]
             except GroupError as error:
-                self._role.lost(error, self._actor)
-                self._rank, self._actor, self._ref = self._role.send(self._shard)
+                self._role.lost(error)
+            else:
+                self._role.done(self)
+                return rows
+
+    def send_again(self) -> None:
+        """Sends the shard to a replica that is there."""
+        self.rank, self._ref = self._role.send(self.shard)
+
+
+@dataclass(frozen=True, slots=True)
+class _Return:
+    """A replica on its way back: its loss, and the reference that is there when it has its model."""
+
+    loss: Loss
+    ready: Any
+    since: float = field(default_factory=time.monotonic)
 
 
 class ReferenceRole:
-    """Replicas of the reference model; shards go to them in turn."""
+    """Replicas of the reference model; shards go in turn to those that are there."""
 
-    def __init__(self, config: TrainConfig, recoveries: Recoveries) -> None:
-        resources = config.resources
-        self._next = 0
+    def __init__(self, group: ActorGroup, recoveries: Recoveries) -> None:
+        self.group = group
         self._recoveries = recoveries
-        self.group = ActorGroup.spawn(
+        self._next = 0
+        self._pending: list[PendingLogprobs] = []
+        self._returns: dict[int, _Return] = {}
+
+    @classmethod
+    def spawn(cls, config: TrainConfig, recoveries: Recoveries) -> ReferenceRole:
+        """Starts the replicas, as configured; see ActorGroup.spawn."""
+        resources = config.resources
+        group = ActorGroup.spawn(
             "reference",
             ReferenceActor,
             resources.reference,
@@ -57,53 +84,79 @@ class ReferenceRole:
             ),
             limits=Limits.of(resources),
         )
+        return cls(group, recoveries)
 
     def logprobs(self, shard: ShardRef) -> PendingLogprobs:
         """Starts scoring a shard's tokens."""
-        return PendingLogprobs(self, shard)
+        pending = PendingLogprobs(self, shard)
+        self._pending.append(pending)
+        return pending
 
-    def send(self, shard: ShardRef) -> tuple[int, Any, Any]:
-        """Sends a shard to the next replica: its rank, its actor, and a reference to the rows."""
-        rank = self._next % len(self.group)
+    def send(self, shard: ShardRef) -> tuple[int, Any]:
+        """Sends a shard to the next replica: its rank, and a reference to the rows. Waits where none is there."""
+        present = self._present()
+        rank = present[self._next % len(present)]
         self._next += 1
-        actor = self.group.actors[rank]
-        return rank, actor, actor.logprobs.remote(shard.rollout, shard.images)
+        return rank, ask(self.group.actors[rank], ReferenceActor.logprobs, shard.rollout, shard.images)
 
-    def lost(self, error: GroupError, actor: Any) -> None:
-        """Restarts the replica of a failed call, unless that was done already, and waits until it has its model."""
-        rank = error.ranks[0]
-        if self.group.actors[rank] is not actor:
-            return
-        loss = self._recoveries.begin(error, self.group)
-        while not self._back(rank):
-            pass
-        self._recoveries.end(loss)
+    def done(self, pending: PendingLogprobs) -> None:
+        """Its rows are there."""
+        self._pending.remove(pending)
+
+    def lost(self, error: GroupError) -> None:
+        """Restarts the replicas of a failed call, and sends all that they had not finished to others.
+
+        Raises RecoveryLimitError, or the error, where that is no use.
+        """
+        self._restart(error)
+        for pending in [pending for pending in self._pending if pending.rank in error.ranks]:
+            pending.send_again()
 
     def ready(self) -> None:
         """Returns when every replica has its model."""
-        waiting = list(range(len(self.group)))
-        while waiting:
+        refs = {rank: ask(actor, ReferenceActor.ready) for rank, actor in enumerate(self.group.actors)}
+        while refs:
             try:
-                self._wait_for(waiting)
+                self.group.gather("start", refs, self.group.limits.start_s)
             except GroupError as error:
-                self.lost(error, self.group.actors[error.ranks[0]])
-                waiting.remove(error.ranks[0])
+                self._restart(error)
+                refs = {rank: ref for rank, ref in refs.items() if rank not in error.ranks}
             else:
-                waiting.clear()
+                refs = {}
+        while self._returns:
+            self._await_one()
 
-    def _back(self, rank: int) -> bool:
-        """Whether a new replica came to have its model."""
-        self.group.restart([rank])
-        try:
-            self._wait_for([rank])
-        except GroupError as again:
-            self._recoveries.begin(again, self.group)
-            return False
-        return True
+    def _restart(self, error: GroupError) -> None:
+        loss = self._recoveries.begin(error, self.group)
+        self.group.restart(error.ranks)
+        for rank in error.ranks:
+            self._returns[rank] = _Return(loss, ask(self.group.actors[rank], ReferenceActor.ready))
 
-    def _wait_for(self, ranks: Sequence[int]) -> None:
-        refs = {rank: self.group.actors[rank].ready.remote() for rank in ranks}
-        self.group.gather("start", refs, self.group.limits.start_s)
+    def _present(self) -> list[int]:
+        """Ranks that have their model, at least one."""
+        self._greet()
+        while not (present := [rank for rank in range(len(self.group)) if rank not in self._returns]):
+            self._await_one()
+        return present
+
+    def _await_one(self) -> None:
+        """Waits, for a tick at most, for a replica to be back."""
+        ray.wait([one.ready for one in self._returns.values()], num_returns=1, timeout=TICK_S)
+        self._greet()
+
+    def _greet(self) -> None:
+        """Takes note of replicas that are back, without waiting, and of those that do not come back."""
+        limit = self.group.limits.start_s
+        for rank, one in list(self._returns.items()):
+            try:
+                if ray.wait([one.ready], timeout=0)[0]:
+                    self.group.check("start", rank, one.ready)
+                    del self._returns[rank]
+                    self._recoveries.end(one.loss)
+                elif time.monotonic() - one.since > limit:
+                    raise GroupError("reference", [rank], "start", "late", f"not back within {limit:.0f} s")
+            except GroupError as error:
+                self._restart(error)
 
 
 class NoReference:

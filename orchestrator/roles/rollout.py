@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from actors.group import ActorGroup, GroupError, Limits
+from actors.group import ActorGroup, GroupError, Limits, ask
 from actors.player import Order
 from actors.rollout import RolloutActor
 from orchestrator.recovery.recoveries import Loss, Recoveries
@@ -97,7 +97,8 @@ class RolloutRole:
         self._greet()
         self._weights = (version, shards)
         here = tuple(shards())
-        refs = {rank: actor.load_weights.remote(version, *here) for rank, actor in enumerate(self.group.actors)}
+        actors = enumerate(self.group.actors)
+        refs = {rank: ask(actor, RolloutActor.load_weights, version, *here) for rank, actor in actors}
         for rank, one in self._returns.items():
             one.ready = refs.pop(rank)
         while refs:
@@ -111,7 +112,7 @@ class RolloutRole:
 
     def took_weights(self, version: int) -> None:
         """Every engine was sent `version` over NCCL."""
-        self.group.call("took_weights", version)
+        self.group.call(RolloutActor.took_weights, version)
         for rank in list(self._returns):
             self.welcome(rank)
         self._stale.clear()
@@ -138,7 +139,7 @@ class RolloutRole:
         return {one.ready: rank for rank, one in self._returns.items()}
 
     def welcome(self, rank: int) -> None:
-        """The reference of an engine that was away is there. Raises GroupError when it holds a failure."""
+        """Takes an engine back for work: what `away` gave for this rank is ready. Raises GroupError if it failed."""
         one = self._returns[rank]
         self.group.check(one.what, rank, one.ready)
         del self._returns[rank]
@@ -166,9 +167,9 @@ class RolloutRole:
         """Sends an engine the weights published last; the ones it started from need not be sent."""
         actor = self.group.actors[rank]
         if self._weights is None:
-            return actor.ready.remote()
+            return ask(actor, RolloutActor.ready)
         version, shards = self._weights
-        return actor.load_weights.remote(version, *shards())
+        return ask(actor, RolloutActor.load_weights, version, *shards())
 
     def _supply_name(self) -> str:
         return "start" if self._weights is None else f"weights of version {self._weights[0]}"

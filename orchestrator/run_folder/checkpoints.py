@@ -42,10 +42,12 @@ class Checkpoints:
         last: int | None,
         mirror: Mirror | NoMirror,
         prunes: bool = True,
+        saved: Callable[[int], None] = lambda step: None,
     ) -> None:
         """`settings` is the configuration's digest; `last` the step whose checkpoint the run continues from.
 
-        Of several processes that save together one `prunes`, and copies to `mirror`.
+        Of several processes that save together one `prunes`, and copies to `mirror`. `saved(step)` is called when the
+        checkpoint of a step is complete.
         """
         self._learner = learner
         self._folder = folder
@@ -55,6 +57,8 @@ class Checkpoints:
         self._last = last  # step of the newest checkpoint, complete or being written
         self._mirror = mirror
         self._prunes = prunes
+        self._saved = saved
+        self._told: int | None = None  # the step that `saved` was called with last
         self._state: dict[str, Any] = {}
         self._best: int | None = None
         self._writing: int | None = None
@@ -74,6 +78,12 @@ class Checkpoints:
         self._writing = self._last = step
         self._state = state
         self._best = best
+
+    def look(self) -> None:
+        """Tells whether the checkpoint that is being written is complete; call it after each step."""
+        if self._writing not in (None, self._told) and is_whole(self._folder.checkpoint(self._writing)):
+            self._told = self._writing
+            self._saved(self._writing)
 
     def finish(self) -> None:
         """Returns when nothing is being written or copied any more. Raises CheckpointError as `save` does."""
@@ -99,6 +109,7 @@ class Checkpoints:
 
     def _settle(self, failure: str | None) -> None:
         """What became of the checkpoint that was being written."""
+        self.look()
         step, self._writing = self._writing, None
         self._lost = None
         if step is None:

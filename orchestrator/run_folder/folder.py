@@ -6,7 +6,7 @@ runs/NAME/
   samples/  pictures/                 trajectories (Parquet) and overlays, at each validation
   checkpoints/step-000050/            learner state; the last ones and the best
   checkpoints/step-000050.critic/     the critic's, in runs that have one
-  replay/learner/step-000050/         tables of the updates since, while it runs; a critic has its own
+  replay/learner/step-000050/         tables of updates to repeat, while it runs; a critic has its own
   recoveries.jsonl  stacks/           what was lost and brought back
   export/                             the trained model as a Hugging Face checkpoint
 """
@@ -56,7 +56,7 @@ class RunFolder:
 
     @property
     def replay(self) -> Path:
-        """Tables of the updates since the last checkpoint, for learner and critic."""
+        """Tables of the updates that a rebuilt learner or critic would repeat; see orchestrator.recovery.replay."""
         return self.root / "replay"
 
     @property

@@ -1,4 +1,4 @@
-"""Looks after the reward service from the driver: Serve replaces replicas that die, this what Serve leaves lying.
+"""Watches the reward service from the driver, and repairs what Ray Serve does not: Serve replaces replicas that die.
 
 a replica without a sign of life (stopped, say)    killed: Serve itself waits for three slow health checks
 the application, or all of Serve, gone             deployed again

@@ -117,7 +117,7 @@ def test_it_comes_back_and_changes_no_number(
     else:
         row = row_of(run, part, fault, part)
         assert row.found == ("died" if (part, fault) == ("reward", "SIGSTOP") else FAULTS[fault])
-        assert part == "rollout" or row.back_s is not None
+        assert part in ("rollout", "reference") or row.back_s is not None  # the run goes on, and may end, without them
         rows.append(row)
     if fault == "SIGSTOP" and part in ("rollout", "reference", "learner", "critic"):
         assert list((run.folder / "stacks").glob(f"*-{part}-*.txt")), "what hung processes were doing"

@@ -219,11 +219,15 @@ class Row:
 
 
 def row_of(run: Training, part: str, fault: str, role: str) -> Row:
-    """What a run tells about a part of a role that was hurt in it. It may end before a rollout engine is back."""
+    """What a run tells about a part of a role that was hurt in it.
+
+    It may end before an engine or a reference replica is back. When another replica took work up is not noted.
+    """
     (hurt_at,), (noticed_at, found) = run.when(part), run.noticed(role)
     back_s = next((r["seconds"] for r in run.recoveries() if r["role"] == role), None)
     again = run.played_again() if role == "rollout" else None
-    return Row(part, fault, found, noticed_at - hurt_at, back_s if again is None else again - noticed_at, back_s)
+    resumed_s = None if role == "reference" else back_s if again is None else again - noticed_at
+    return Row(part, fault, found, noticed_at - hurt_at, resumed_s, back_s)
 
 
 def table(rows: Iterable[Row]) -> str:

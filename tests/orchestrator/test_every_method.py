@@ -127,7 +127,7 @@ def players(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     connect(config.resources)
     started = Players(config, recoveries_of(config))
     try:
-        yield started, ReferenceRole(config, started.recoveries)
+        yield started, ReferenceRole.spawn(config, started.recoveries)
     finally:
         started.shutdown()
 

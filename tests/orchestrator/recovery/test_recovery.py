@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -15,17 +14,19 @@ import pyarrow as pa
 import pytest
 import ray
 
-from actors.group import ActorGroup, GroupError, Limits
+from actors.group import ActorGroup, GroupError, Limits, stored
 from actors.player import Order, group_name
-from files.crash_safe import sealed
+from files.crash_safe import Digest, sealed, write_json
 from orchestrator.recovery.durable_group import DurableGroup
 from orchestrator.recovery.recoveries import Recoveries, RecoveryLimitError
 from orchestrator.recovery.replay import Journal, write_tables
+from orchestrator.roles.dispatch import ShardRef
 from orchestrator.roles.local_ray import start_local
+from orchestrator.roles.reference import ReferenceRole
 from orchestrator.roles.rollout import RolloutRole
 from orchestrator.run_folder.folder import RunFolder
 from policy.state.checkpoint import CheckpointError
-from schemas.config import Sampling
+from schemas.config import Checkpoint, Sampling
 from schemas.config.resources import Role
 from schemas.task import NEGATIVE, Task
 
@@ -83,16 +84,16 @@ class Worker:
 
 def test_each_fault_ends_the_wait_and_says_who_what_and_how(spawn: Callable[..., ActorGroup]) -> None:
     group = spawn("worker", Worker, 3)
-    assert group.call("rest", 0.0) == [0, 1, 2]
+    assert group.call(Worker.rest, 0.0) == [0, 1, 2]
 
     with pytest.raises(GroupError, match=r"worker rank\(s\) 1: refuse: raised: ValueError: no"):
-        group.call("refuse", 1)
+        group.call(Worker.refuse, 1)
     with pytest.raises(GroupError, match=r"worker rank\(s\) 0, 2: step 7: late: no answer within 2 s"):
         group.gather("step 7", {0: group.actors[0].rest.remote(9), 2: group.actors[2].rest.remote(9)}, 2)
     assert "time.sleep(seconds)" in group.stacks(())
 
     group.restart([0, 1, 2])
-    group.call("rest", 0.0)
+    group.call(Worker.rest, 0.0)
     refs = {rank: actor.rest.remote(60) for rank, actor in enumerate(group.actors)}
     os.kill(pid_of(group, 2), signal.SIGKILL)
     with pytest.raises(GroupError, match=r"worker rank\(s\) 2: sleep: died"):
@@ -211,6 +212,45 @@ def test_work_that_no_engine_can_do_ends_the_run(spawn: Callable[..., ActorGroup
         list(role.generate(order("000000", 6), version=0))
 
 
+class Reference:
+    """Scores a shard slowly; a new one needs the file that lets it be ready."""
+
+    def __init__(self, rank: int, gate: str) -> None:
+        deadline = time.monotonic() + 40
+        while not Path(gate).exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.rank = rank
+
+    def ready(self) -> bool:
+        return True
+
+    def logprobs(self, rollout: str, images: str) -> tuple[str, int]:
+        time.sleep(0.3)
+        return rollout, self.rank
+
+
+def test_shards_of_a_lost_replica_go_to_another_before_it_is_back(
+    spawn: Callable[..., ActorGroup], tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    recoveries = Recoveries(tmp_path, 3)
+    role = ReferenceRole(spawn("reference", Reference, 2, LIMITS, str(gate)), recoveries)
+    role.ready()
+    gate.unlink()  # a new replica will not be ready
+    pending = [role.logprobs(ShardRef(f"s{n}", f"s{n}", "")) for n in range(6)]
+    assert [one.rank for one in pending] == [0, 1, 0, 1, 0, 1]
+    os.kill(pid_of(role.group, 1), signal.SIGKILL)
+    found: list[Any] = [one.result(timeout_s=30) for one in pending]
+    assert [name for name, _ in found] == [f"s{n}" for n in range(6)]
+    assert [rank for _, rank in found[2:]] == [0, 0, 0, 0]
+    assert recoveries.numbers()["recovery/count"] == 0  # it is not back yet
+    gate.touch()
+    role.ready()
+    assert recoveries.numbers()["recovery/reference"] == 1
+    assert {role.logprobs(ShardRef("s", "s", "")).rank for _ in range(2)} == {0, 1}
+
+
 class Adder:
     """A learner in small: a running sum, saved in a file."""
 
@@ -237,77 +277,169 @@ class Adder:
         return self.total
 
 
-@pytest.mark.parametrize("saved_at", [None, 2])
-def test_a_rebuilt_group_repeats_what_the_checkpoint_lacks(
-    spawn: Callable[..., ActorGroup], tmp_path: Path, saved_at: int | None
-) -> None:
-    folder = RunFolder(tmp_path)
-    learner = DurableGroup(spawn("learner", Adder, 2, LIMITS, str(tmp_path)), folder, Recoveries(tmp_path, 5), "stop")
-    learner.start(None)
-    expected = 0.0
+def save(folder: RunFolder, step: int, total: float) -> Path:
+    """A checkpoint as Adder reads it."""
+    checkpoint = folder.checkpoint(step)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "total").write_text(str(total))
+    files = {"total": Digest.of(checkpoint / "total").to_json()}
+    write_json(checkpoint / "complete.json", sealed({"extra": {"step": step}, "files": files}))
+    return checkpoint
+
+
+class Learning:
+    """A durable group of Adders, and the sum that it must have."""
+
+    def __init__(self, group: ActorGroup, folder: Path, **options: Any) -> None:
+        self.folder = RunFolder(folder)
+        self.group = DurableGroup(group, self.folder, Recoveries(folder, 5), Checkpoint(**options))
+        self.group.start(None)
+        self.total, self.step = 0.0, 0
+
+    def update(self) -> None:
+        answers = self.group.begin_update(Adder.update, stored(pa.table({"x": [self.step, self.step + 1]})), 2.0)
+        self.total = self.total * 1.5 + 2.0 * (2 * self.step + 1)
+        self.step += 1
+        assert answers.result() == [self.total, self.total]
+
+    def save(self) -> Path:
+        checkpoint = save(self.folder, self.step, self.total)
+        self.group.saved(self.step)
+        return checkpoint
+
+    def kill(self) -> None:
+        os.kill(pid_of(self.group.group, 0), signal.SIGKILL)
+
+    def replay(self) -> list[int]:
+        return sorted(int(path.name[5:]) for path in (self.folder.replay / "learner").iterdir())
+
+
+Learn = Callable[..., Learning]
+
+
+@pytest.fixture
+def learn(spawn: Callable[..., ActorGroup], tmp_path: Path) -> Learn:
+    return lambda **options: Learning(spawn("learner", Adder, 2, LIMITS, str(tmp_path)), tmp_path, **options)
+
+
+@pytest.mark.parametrize("saved_at", [(), (2,), (1, 3)])
+def test_a_rebuilt_group_repeats_what_the_checkpoint_lacks(learn: Learn, tmp_path: Path, saved_at: list[int]) -> None:
+    learning = learn()
     for step in range(5):
-        if step == saved_at:
-            checkpoint = folder.checkpoint(step)
-            checkpoint.mkdir(parents=True)
-            (checkpoint / "total").write_text(str(expected))
-            (checkpoint / "complete.json").write_text(json.dumps(sealed({"extra": {"step": step}})))
-        table = ray.put(pa.table({"x": [step, step + 1]}))
+        if step in saved_at:
+            learning.save()
         if step == 4:
-            os.kill(pid_of(learner.group, 0), signal.SIGKILL)
-        answers = learner.begin_update("update", table, 2.0).result()
-        expected = expected * 1.5 + 2.0 * (2 * step + 1)
-        assert answers == [expected, expected]
-    assert learner.call("stuck", str(tmp_path / "once")) == [expected, expected]
-    kept = sorted(p.name for p in (tmp_path / "replay" / "learner").iterdir())
-    assert kept == [f"step-{step:06d}" for step in range(saved_at or 0, 5)]
+            learning.kill()
+        learning.update()
+    assert learning.group.call(Adder.stuck, str(tmp_path / "once")) == [learning.total] * 2
+    # Those since the checkpoint before the newest: the newest may turn out to be damaged.
+    assert learning.replay() == list(range(saved_at[0] if len(saved_at) > 1 else 0, 5))
+
+
+@pytest.mark.parametrize("saved_at", [(3,), (1, 3)])
+def test_a_damaged_newest_checkpoint_is_passed_over_with_the_replay_of_the_one_before(
+    learn: Learn, saved_at: list[int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    learning, newest = learn(), Path()
+    for step in range(5):
+        if step in saved_at:
+            newest = learning.save()
+        learning.update()
+    (newest / "total").write_text("1" * len((newest / "total").read_text()))
+    learning.kill()
+    learning.update()
+    assert f"DAMAGED      {newest}: damaged: total has other content" in capfd.readouterr().out
+
+
+def test_without_a_checkpoint_to_fall_back_on_the_run_ends_and_says_so(learn: Learn) -> None:
+    learning = learn(keep=1)
+    for _ in range(2):
+        learning.update()
+    newest = learning.save()
+    assert learning.replay() == []
+    (newest / "total").unlink()
+    learning.kill()
+    with pytest.raises(CheckpointError, match=r"learner: no checkpoint is left .*total is missing.*keep=2 keeps one"):
+        learning.update()
+
+
+def test_a_damaged_table_of_the_replay_ends_the_run_and_is_named(learn: Learn, tmp_path: Path) -> None:
+    learning = learn()
+    for _ in range(2):
+        learning.update()
+    table = tmp_path / "replay" / "learner" / "step-000001" / "0.arrow"
+    content = bytearray(table.read_bytes())
+    content[content.index(b"\1\0\0\0\0\0\0\0\2\0")] = 7  # the first number of its column: Arrow would read it
+    table.write_bytes(content)
+    learning.kill()
+    message = r"step-000001: 0\.arrow has other content than was written. The update of step 1 cannot be repeated"
+    with pytest.raises(CheckpointError, match=message):
+        learning.update()
 
 
 def test_a_journal_gives_back_the_tables_it_was_given(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "replay", 30, "stop")
     table = pa.table({"token_ids": [[1, 2], [3]], "png": [b"a", b"b"]})
     for step in range(3):
-        journal.record(step, "update", [ray.put(table), 0.5 + step])
-    (entry,) = journal.between(1, 2)
-    assert (entry.step, entry.method, entry.arguments[1]) == (1, "update", 1.5)
-    assert ray.get(entry.arguments[0]).equals(table)
+        journal.record(step, Adder.update, [ray.put(table), 0.5 + step])
+    ((entry, arguments),) = journal.between(1, 2)
+    assert (entry.step, entry.method, arguments[1]) == (1, Adder.update, 1.5)
+    assert ray.get(arguments[0]).equals(table)
     journal.trim(2)
     assert [p.name for p in (tmp_path / "replay").iterdir()] == ["step-000002"]
     assert not list(journal.between(0, 2))
 
 
+def test_what_an_earlier_process_left_of_a_journal_is_never_read(tmp_path: Path) -> None:
+    """A run that is continued starts at its checkpoint: damaged tables of before are deleted, never taken for new."""
+    folder = tmp_path / "replay"
+    left = folder / "step-000000"
+    left.mkdir(parents=True)
+    (left / "0.arrow").write_bytes(b"torn")
+    table = pa.table({"x": [1]})
+    journal = Journal(folder, 30, "stop")
+    journal.record(0, Adder.update, [ray.put(table)])
+    ((_, arguments),) = journal.between(0, 1)
+    assert ray.get(arguments[0]).equals(table)
+    folder = tmp_path / "a file"
+    folder.touch()
+    with pytest.raises(NotADirectoryError):
+        Journal(folder, 30, "stop")
+
+
 def test_a_full_disk_stops_the_run_or_costs_the_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(folder: str, *tables: pa.Table) -> None:
+    def full(folder: str, *tables: pa.Table) -> dict[str, Digest]:
         if folder.endswith("step-000001"):
             raise OSError(28, "No space left on device")
-        write_tables(folder, *tables)
+        return write_tables(folder, *tables)
 
     monkeypatch.setattr("orchestrator.recovery.replay.write_tables", full)
     table = ray.put(pa.table({"x": [1]}))
     strict, lenient = Journal(tmp_path / "strict", 30, "stop"), Journal(tmp_path / "lenient", 30, "continue")
     for journal in (strict, lenient):
         for step in range(2):
-            journal.record(step, "update", [table])
+            journal.record(step, Adder.update, [table])
         with pytest.raises(
             CheckpointError, match=r"step-000001.*No space left on device; free some.*cannot be repeated"
         ):
             list(journal.between(1, 2))
     strict = Journal(tmp_path / "strict", 30, "stop")
     for step in range(2):
-        strict.record(step, "update", [table])
+        strict.record(step, Adder.update, [table])
     ray.wait([strict._entries[-1].written], timeout=30)
     with pytest.raises(CheckpointError, match=r"step-000001.*No space left.*checkpoint\.on_error=continue goes on"):
-        strict.record(2, "update", [table])
+        strict.record(2, Adder.update, [table])
     lenient = Journal(tmp_path / "lenient", 30, "continue")
     for step in range(2):
-        lenient.record(step, "update", [table])
+        lenient.record(step, Adder.update, [table])
     ray.wait([lenient._entries[-1].written], timeout=30)
-    lenient.record(2, "update", [table])
-    lenient.record(3, "update", [table])
+    lenient.record(2, Adder.update, [table])
+    lenient.record(3, Adder.update, [table])
     assert capsys.readouterr().out.count("NO REPLAY") == 1
-    assert [entry.step for entry in lenient.between(2, 4)] == [2, 3]
-    assert [entry.step for entry in lenient.between(0, 1)] == [0]
+    assert [entry.step for entry, _ in lenient.between(2, 4)] == [2, 3]
+    assert [entry.step for entry, _ in lenient.between(0, 1)] == [0]
     lenient.trim(3)  # a checkpoint holds it: nothing is missing any more
     assert [path.name for path in (tmp_path / "lenient").iterdir()] == ["step-000003"]
 

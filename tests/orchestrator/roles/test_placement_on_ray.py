@@ -37,7 +37,7 @@ def test_a_role_runs_on_the_nodes_with_its_label_and_on_no_others() -> None:
 
         here = Place(label="learner", strategy="STRICT_PACK")
         group = spawn(here, 60)
-        assert group.call("rank") == [0, 1]
+        assert group.call(Seat.rank) == [0, 1]
         group.stop()
         elsewhere = Place(label="rollout")
         with pytest.raises(GroupError, match=r"learner rank\(s\) 0, 1: start: late: no room for 2 x"):

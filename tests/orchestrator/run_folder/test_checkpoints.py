@@ -68,6 +68,7 @@ class Bench:
         self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
         self.learner = Learner()
         self.said: list[str] = []
+        self.told: list[int] = []
         self.checkpoints = Checkpoints(
             Both(self.learner, critic or NoCritic()),
             self.folder,
@@ -76,6 +77,7 @@ class Bench:
             say=self.said.append,
             last=None,
             mirror=NoMirror(),
+            saved=self.told.append,
         )
 
     def chosen(self, **run: Any) -> int | None:
@@ -101,6 +103,22 @@ def test_older_ones_go_when_the_newer_one_is_complete_and_not_before(tmp_path: P
     assert bench.folder.steps() == [1, 3]
     bench.checkpoints.save(3, {}, best=1)
     assert bench.learner.pending is None, "it is there already"
+
+
+def test_it_is_told_once_as_soon_as_one_is_complete(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.checkpoints.save(1, {})
+    bench.checkpoints.look()
+    assert bench.told == []
+    bench.learner.finish_save()  # behind the training
+    bench.checkpoints.look()
+    bench.checkpoints.look()
+    assert bench.told == [1]
+    bench.checkpoints.save(2, {})
+    bench.learner.pending = None  # it went with a rank
+    bench.checkpoints.save(3, {})
+    bench.checkpoints.finish()
+    assert bench.told == [1, 3]
 
 
 @pytest.mark.parametrize("on_error", ["stop", "continue"])
