@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import psutil
 import yaml
 
+from tests.small_run import small_run
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = Path(__file__).with_name("hurt.py")
 STEPS = 6
@@ -27,37 +29,30 @@ T = TypeVar("T")
 
 def config(folder: Path, scenes: Path) -> dict[str, Any]:
     """The small model that ships with the project, PPO with a reference, two of every part, steps of a few seconds."""
-    return {
-        "run": {"name": "run", "folder": str(folder), "deterministic": True},
-        "model": {"path": str(ROOT / "models" / "tiny")},
-        "data": {
-            "train_files": str(scenes / "train.jsonl"),
-            "prompt_style": "short",
-            "min_pixels": 12544,
-            "max_pixels": 12544,
-        },
-        "rollout": {
+    return small_run(
+        scenes,
+        folder,
+        run={"name": "run", "deterministic": True},
+        rollout={
             "tasks_per_step": TASKS,
             "samples_per_task": SAMPLES,
             "max_tokens_per_turn": 32,
             "engine": {"max_model_len": 224},
         },
-        "algorithm": {"advantage": "gae", "kl": {"coefficient": 0.01, "place": "reward", "estimator": "k1"}},
-        "learner": LEARNER,
-        "critic": LEARNER,
-        "validation": {"before": False, "after": False},
-        "checkpoint": {"every": 2, "keep": 1, "keep_best": False},
-        "reward": {"replicas": 2, "cpus_per_replica": 0.25},
-        "resources": {
+        algorithm={"advantage": "gae", "kl": {"coefficient": 0.01, "place": "reward", "estimator": "k1"}},
+        learner=LEARNER,
+        critic=LEARNER,
+        checkpoint={"every": 2, "keep": 1},
+        reward={"replicas": 2, "cpus_per_replica": 0.25},
+        resources={
             "rollout": {"count": 2, "place": {"strategy": "SPREAD"}},
             "learner": {"count": 2},
             "reference": {"count": 2},
             "critic": {"count": 2},
-            "object_store_bytes": 2**28,
             "silence_timeout_s": 10.0,
         },
-        "trainer": {"max_steps": STEPS, "samples_to_log": 0},
-    }
+        trainer={"max_steps": STEPS},
+    )
 
 
 class Training:

@@ -18,34 +18,26 @@ from orchestrator.run_folder.folder import RunExistsError
 from orchestrator.train_run import RunResult, run_training
 from policy.conversation.model_info import read_info
 from schemas.config import TrainConfig
+from tests.small_run import small_run
 
 pytestmark = pytest.mark.cluster
 
 
 def configured(model: str, scenes: Path, folder: Path, steps: int, **other: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "run": {"name": "e2e", "folder": str(folder)},
-        "model": {"path": model},
-        "data": {
-            "train_files": str(scenes / "train.jsonl"),
-            "validation_files": str(scenes / "validation.jsonl"),
-            "prompt_style": "short",
-            "min_pixels": 12544,
-            "max_pixels": 12544,
-        },
-        "rollout": {
-            "tasks_per_step": 4,
-            "samples_per_task": 4,
-            "max_tokens_per_turn": 32,
-            "engine": {"max_model_len": 192},
-        },
-        "algorithm": {"adaptive": {}, "kl": {"coefficient": 0.05}},
-        "learner": {"optimiser": {"lr": 1e-3, "schedule": "cosine", "min_ratio": 0.5}, "micro_batch_rows": 3},
-        "validation": {"samples": 2},
-        "checkpoint": {"every": 1, "keep": 1},
-        "resources": {"learner": {"count": 2}, "object_store_bytes": 2**28},
-        "trainer": {"max_steps": steps, "samples_to_log": 2},
-    }
+    values = small_run(
+        scenes,
+        folder,
+        model=model,
+        run={"name": "e2e"},
+        data={"validation_files": str(scenes / "validation.jsonl")},
+        rollout={"max_tokens_per_turn": 32, "engine": {"max_model_len": 192}},
+        algorithm={"adaptive": {}, "kl": {"coefficient": 0.05}},
+        learner={"optimiser": {"lr": 1e-3, "schedule": "cosine", "min_ratio": 0.5}, "micro_batch_rows": 3},
+        validation={"before": True, "after": True, "samples": 2},
+        checkpoint={"every": 1, "keep": 1, "keep_best": True},
+        resources={"learner": {"count": 2}},
+        trainer={"max_steps": steps, "samples_to_log": 2},
+    )
     return TrainConfig.model_validate(values | other)
 
 

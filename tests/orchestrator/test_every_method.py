@@ -27,6 +27,7 @@ from orchestrator.run_folder.folder import critic_of, open_run
 from orchestrator.telemetry.metrics import MetricsLog, PlainScreen
 from policy.state.checkpoint import is_complete, read_extra
 from schemas.config import Advantage, LossName, TrainConfig
+from tests.small_run import small_run
 
 STEPS = 20
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "tiny"
@@ -84,29 +85,17 @@ METHODS = [
 
 def configured(method: Method, scenes: Path, folder: Path) -> TrainConfig:
     return TrainConfig.model_validate(
-        {
-            "run": {"name": str(method), "folder": str(folder)},
-            "model": {"path": str(SHIPPED)},
-            "data": {
-                "train_files": str(scenes / "train.jsonl"),
-                "prompt_style": "short",
-                "min_pixels": 12544,
-                "max_pixels": 12544,
-            },
-            "rollout": {
-                "tasks_per_step": 4,
-                "samples_per_task": 4,
-                "max_tokens_per_turn": 40,
-                "engine": {"max_model_len": 256},
-            },
-            "algorithm": method.settings(),
+        small_run(
+            scenes,
+            folder,
+            run={"name": str(method)},
+            algorithm=method.settings(),
             # Two optimiser steps: the second one's ratio is not 1.
-            "learner": {"optimiser": {"lr": 1e-4} | method.optimiser, "mini_batches": 2},
-            "critic": method.critic,
-            "checkpoint": {"every": 0, "keep_best": False},
-            "resources": {"object_store_bytes": 2**28},
-            "trainer": {"max_steps": STEPS, "samples_to_log": 0},
-        }
+            learner={"optimiser": {"lr": 1e-4} | method.optimiser, "mini_batches": 2},
+            critic=method.critic,
+            validation={"before": True, "after": True},
+            trainer={"max_steps": STEPS},
+        )
     )
 
 

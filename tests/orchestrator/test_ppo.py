@@ -17,35 +17,21 @@ from policy.state.checkpoint import is_complete
 from policy.tiny.model import build_tiny
 from schemas.config import TrainConfig
 from schemas.config.file import ConfigError
+from tests.small_run import small_run
 
 SHIPPED = Path(__file__).parents[2] / "models" / "tiny"
 
 
 def configured(scenes: Path, folder: Path, **other: Any) -> TrainConfig:
-    values: dict[str, Any] = {
-        "run": {"name": "ppo", "folder": str(folder)},
-        "model": {"path": str(SHIPPED)},
-        "data": {
-            "train_files": str(scenes / "train.jsonl"),
-            "prompt_style": "short",
-            "min_pixels": 12544,
-            "max_pixels": 12544,
-        },
-        "rollout": {
-            "tasks_per_step": 8,
-            "samples_per_task": 2,
-            "max_tokens_per_turn": 40,
-            "engine": {"max_model_len": 256},
-        },
+    settings: dict[str, Any] = {
+        "rollout": {"tasks_per_step": 8, "samples_per_task": 2},
         "algorithm": {"advantage": "gae", "kl": {"coefficient": 0.01, "place": "reward", "estimator": "k1"}},
-        "learner": {"optimiser": {"lr": 1e-4}, "mini_batches": 2},
+        "learner": {"mini_batches": 2},
         "critic": {"optimiser": {"lr": 1e-3}, "mini_batches": 2, "epochs": 2, "value_clip": 2.0, "pretrain_steps": 1},
-        "validation": {"before": False, "after": False},
-        "checkpoint": {"every": 1, "keep": 1, "keep_best": False},
-        "resources": {"critic": {"count": 2}, "object_store_bytes": 2**28},
-        "trainer": {"max_steps": 2, "samples_to_log": 0},
+        "checkpoint": {"every": 1, "keep": 1},
+        "resources": {"critic": {"count": 2}},
     }
-    return TrainConfig.model_validate(values | other)
+    return TrainConfig.model_validate(small_run(scenes, folder, run={"name": "ppo"}, **(settings | other)))
 
 
 @pytest.mark.cluster

@@ -16,6 +16,7 @@ from policy.conversation.model_info import read_info, read_tokenizer
 from policy.conversation.transcripts import supervised, to_tables
 from policy.learning.learner import PolicyLearner
 from schemas.config import SftConfig
+from tests.small_run import scene_data
 
 pytestmark = pytest.mark.cluster
 
@@ -24,13 +25,7 @@ def configured(model: str, scenes: Path, folder: Path, **trainer: int) -> SftCon
     values: dict[str, Any] = {
         "run": {"name": "sft", "folder": str(folder)},
         "model": {"path": model},
-        "data": {
-            "train_files": str(scenes / "train.jsonl"),
-            "validation_files": str(scenes / "validation.jsonl"),
-            "prompt_style": "short",
-            "min_pixels": 12544,
-            "max_pixels": 12544,
-        },
+        "data": scene_data(scenes, validation_files=str(scenes / "validation.jsonl")),
         "learner": {"optimiser": {"lr": 2e-3}},
         "checkpoint": {"every": 2},
         "resources": {"learner": {"count": 2}, "object_store_bytes": 2**27},

@@ -21,34 +21,24 @@ from schemas import batch
 from schemas.config import Adaptive, Advantage, Algorithm, BatchPlan, Kl, Loss
 from schemas.config.method import Gae, Overlong
 from schemas.config.micro_batches import MicroBatches
+from tests.small_run import rollout_table
 
 
 def rollout(lengths: list[int], samples: int) -> pa.Table:
-    rows: list[dict[str, Any]] = [
-        {
-            "trajectory_id": f"t{i}",
-            "group_id": f"g{i // samples}",
-            "task_id": f"g{i // samples}",
-            "sample": i % samples,
-            "kind": "sample",
-            "token_ids": list(range(n)),
-            "mask": [0, 1, 0] + [1] * (n - 3),  # a hole, as an observation leaves
-            "behaviour_logprobs": [0.0] * n,
-            "image_digests": ["d"],
-            "image_grids": [[1, 8, 8]],
-            "turn_texts": ["x"],
-            "turn_lengths": [n - 2],
-            "turn_versions": [0],
-            "ended_by": "answer",
-            "reply": "x",
-            "ground_truth": "none",
-            "frame": "pixels",
-            "original_size": [448, 448],
-            "seen_size": [112, 112],
-        }
-        for i, n in enumerate(lengths)
-    ]
-    return pa.Table.from_pylist(rows, schema=batch.ROLLOUT)
+    return rollout_table(
+        [
+            {
+                "trajectory_id": f"t{i}",
+                "group_id": f"g{i // samples}",
+                "sample": i % samples,
+                "token_ids": list(range(n)),
+                "mask": [0, 1, 0] + [1] * (n - 3),  # a hole, as an observation leaves
+                "image_digests": ["d"],
+                "image_grids": [[1, 8, 8]],
+            }
+            for i, n in enumerate(lengths)
+        ]
+    )
 
 
 def scores(rewards: list[float]) -> pa.Table:

@@ -19,6 +19,7 @@ from schemas import batch
 from schemas.config import TrainConfig
 from schemas.config.method import DynamicSampling
 from schemas.task import NEGATIVE, Task
+from tests.small_run import rollout_table
 
 TASKS = [Task(task_id=f"t{i}", prompt="?", ground_truth=NEGATIVE) for i in range(9)]
 TOKENS = 3  # sampled in each trajectory
@@ -43,31 +44,18 @@ def shard(order: Order, rewards: dict[str, tuple[float, float]], iou: dict[str, 
     reference: list[pa.Table] = []
     for number, task in enumerate(order.tasks):
         group = f"{order.name}.0/{number}/{task.task_id}"
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "trajectory_id": f"{group}/{sample}",
                 "group_id": group,
                 "task_id": task.task_id,
                 "sample": sample,
-                "kind": "sample",
-                "token_ids": [7, 8, 9, 10],
-                "mask": [0, 1, 1, 1],
                 "behaviour_logprobs": [0.0, -1.0, -1.0, -1.0],
-                "image_digests": [],
-                "image_grids": [],
-                "turn_texts": ["x"],
                 "turn_lengths": [1, TOKENS - 1],
-                "turn_versions": [0, 0],
-                "ended_by": "answer",
-                "reply": "x",
-                "ground_truth": "none",
-                "frame": "pixels",
-                "original_size": [448, 448],
-                "seen_size": [112, 112],
             }
             for sample in range(2)
         ]
-        rollouts.append(pa.Table.from_pylist(rows, schema=batch.ROLLOUT))
+        rollouts.append(rollout_table(rows))
         ids = [row["trajectory_id"] for row in rows]
         scored = [
             {"trajectory_id": name, "reward": reward, "obj_iou": iou.get(task.task_id)}

@@ -15,6 +15,7 @@ from schemas import batch
 from schemas.config import Algorithm
 from schemas.config.method import Overlong
 from schemas.task import NEGATIVE, Task
+from tests.small_run import rollout_table
 
 TASKS = tuple(Task(task_id=name, prompt="?", ground_truth=NEGATIVE) for name in ("a", "b"))
 LENGTHS = {"a": [3, 3], "b": [4, 5]}
@@ -40,33 +41,18 @@ class Stage:
 
     def collect(self, pending: list[Any]) -> Collected:
         assert self.order is not None
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "trajectory_id": f"{self.order.name}/{task.task_id}",
                 "group_id": task.task_id,
-                "task_id": task.task_id,
-                "sample": 0,
                 "kind": self.order.kind,
-                "token_ids": [1],
-                "mask": [1],
-                "behaviour_logprobs": [0.0],
-                "image_digests": [],
-                "image_grids": [],
-                "turn_texts": ["x", "y"],
                 "turn_lengths": LENGTHS[task.task_id],
-                "turn_versions": [0, 0],
-                "ended_by": "answer",
-                "reply": "xy",
-                "ground_truth": "none",
-                "frame": "pixels",
-                "original_size": [8, 8],
-                "seen_size": [8, 8],
             }
             for task in self.order.tasks
         ]
         scores = [{"trajectory_id": row["trajectory_id"], "reward": 7.0} for row in rows]
         return Collected(
-            [pa.Table.from_pylist(rows, schema=batch.ROLLOUT)],
+            [rollout_table(rows)],
             [pa.Table.from_pylist(scores, schema=batch.SCORES)],
             None,
             [],

@@ -8,6 +8,7 @@ import pytest
 
 from orchestrator.train_run import run_training
 from schemas.config import TrainConfig
+from tests.small_run import small_run
 
 pytestmark = pytest.mark.cluster
 
@@ -26,10 +27,12 @@ def test_one_step_on_real_photographs(tiny_model: str, tmp_path: Path) -> None:
             row = {"prompt": "<image>What is pointed at?", "images": [item["path"]], "ground_truth": truth}
             stream.write(json.dumps(row) + "\n")
     config = TrainConfig.model_validate(
-        {
-            "run": {"name": "photos", "folder": str(tmp_path)},
-            "model": {"path": tiny_model},
-            "data": {
+        small_run(
+            tmp_path,
+            tmp_path,
+            model=tiny_model,
+            run={"name": "photos"},
+            data={
                 "train_files": str(file),
                 "image_dir": str(photos),
                 "prompt_style": "detailed",
@@ -37,16 +40,9 @@ def test_one_step_on_real_photographs(tiny_model: str, tmp_path: Path) -> None:
                 "max_pixels": 224 * 224,
                 "shuffle": False,
             },
-            "rollout": {
-                "tasks_per_step": 4,
-                "samples_per_task": 2,
-                "max_tokens_per_turn": 32,
-                "engine": {"max_model_len": 2048},
-            },
-            "validation": {"before": False, "after": False},
-            "resources": {"object_store_bytes": 2**28},
-            "trainer": {"max_steps": 1},
-        }
+            rollout={"samples_per_task": 2, "max_tokens_per_turn": 32, "engine": {"max_model_len": 2048}},
+            trainer={"max_steps": 1},
+        )
     )
     outcome = run_training(config)
     (record,) = [json.loads(line) for line in outcome.folder.metrics.read_text().splitlines()]

@@ -15,6 +15,7 @@ from orchestrator.sft import run_sft
 from orchestrator.telemetry.metrics import MetricsLog
 from orchestrator.train_run import run_training
 from schemas.config import SftConfig, TrainConfig
+from tests.small_run import scene_data, small_run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -30,46 +31,29 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def data(scenes: Path) -> dict[str, Any]:
-    return {
-        "train_files": str(scenes / "train.jsonl"),
-        "prompt_style": "short",
-        "min_pixels": 12544,
-        "max_pixels": 12544,
-    }
-
-
 def run_rl(method: str, model: str, scenes: Path, folder: Path) -> RunFolder:
-    values: dict[str, Any] = {
-        "run": {"folder": str(folder), "deterministic": True},
-        "model": {"path": model},
-        "data": {**data(scenes), "validation_files": str(scenes / "validation.jsonl")},
-        "rollout": {
-            "tasks_per_step": 4,
-            "samples_per_task": 4,
-            "max_tokens_per_turn": 24,
-            "engine": {"max_model_len": 192},
-        },
+    settings: dict[str, Any] = {
+        "run": {"deterministic": True},
+        "data": {"validation_files": str(scenes / "validation.jsonl")},
+        "rollout": {"max_tokens_per_turn": 24, "engine": {"max_model_len": 192}},
         "learner": LEARNER,
-        "validation": {"samples": 2, "limit": 3},
-        "checkpoint": {"every": 2},
-        "resources": {
-            "rollout": {"count": 2},
-            "learner": {"count": 2},
-            "reference": {"count": 2},
-            "critic": {"count": 2},
-            "object_store_bytes": 2**28,
-        },
-        "trainer": {"max_steps": STEPS, "samples_to_log": 0},
+        "validation": {"before": True, "after": True, "samples": 2, "limit": 3},
+        "checkpoint": {"every": 2, "keep_best": True},
+        "resources": {role: {"count": 2} for role in ("rollout", "learner", "reference")},
+        "trainer": {"max_steps": STEPS},
     }
-    return run_training(TrainConfig.model_validate(values | METHODS[method])).folder
+    if "critic" in METHODS[method]:
+        settings["resources"]["critic"] = {"count": 2}
+    return run_training(
+        TrainConfig.model_validate(small_run(scenes, folder, model=model, **(settings | METHODS[method])))
+    ).folder
 
 
 def run_supervised(model: str, scenes: Path, folder: Path) -> RunFolder:
     values: dict[str, Any] = {
         "run": {"folder": str(folder), "deterministic": True},
         "model": {"path": model},
-        "data": data(scenes),
+        "data": scene_data(scenes),
         "learner": LEARNER,
         "checkpoint": {"every": 2},
         "resources": {"learner": {"count": 2}, "object_store_bytes": 2**27},

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from policy.state.checkpoint import verify
+from tests.small_run import small_run
 
 ROOT = Path(__file__).parents[3]
 
@@ -19,26 +20,22 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 
 def configured(model: str, scenes: Path, folder: Path) -> dict[str, Any]:
-    return {
-        "run": {"folder": str(folder), "grace_s": 60},
-        "model": {"path": model},
-        "data": {
-            "train_files": str(scenes / "train.jsonl"),
-            "prompt_style": "short",
-            "min_pixels": 12544,
-            "max_pixels": 12544,
-        },
-        "rollout": {
+    return small_run(
+        scenes,
+        folder,
+        model=model,
+        run={"grace_s": 60},
+        rollout={
             "tasks_per_step": 2,
             "samples_per_task": 2,
             "max_tokens_per_turn": 16,
             "engine": {"max_model_len": 160},
         },
-        "algorithm": {"kl": {"coefficient": 0.0}},
-        "checkpoint": {"every": 0},
-        "resources": {"object_store_bytes": 2**28},
-        "trainer": {"max_steps": 40},
-    }
+        algorithm={"kl": {"coefficient": 0.0}},
+        validation={"before": True, "after": True},
+        checkpoint={"keep_best": True},
+        trainer={"max_steps": 40},
+    )
 
 
 def start(file: Path, *overrides: str) -> "subprocess.Popen[str]":
