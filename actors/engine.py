@@ -67,7 +67,7 @@ class Engine(Protocol):
         ...
 
     def load_weights(self, weights: Mapping[str, np.ndarray], version: int) -> None:
-        """Replaces the whole model by Hugging Face names, and forgets everything the old one computed."""
+        """Replaces the whole model, or its adapters, by Hugging Face names; forgets everything the old one computed."""
         ...
 
     def forget(self) -> None:

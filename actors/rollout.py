@@ -41,6 +41,7 @@ class RolloutActor:
             seed=seed,
             trust_remote_code=model.trust_remote_code,
             transfer=transfer,
+            adapted=None if model.lora is None else model,
         )
         self._player = Player(self._engine, info, chat, data, rollout)
 
@@ -65,7 +66,7 @@ class RolloutActor:
                 self._engine.abort_all()
 
     def load_weights(self, version: int, *shards: Mapping[str, np.ndarray]) -> int:
-        """Takes every learner rank's local shards, in order of rank, and replaces the model."""
+        """Takes every learner rank's local shards, in order of rank: the new model, or its new adapters."""
         self._engine.load_weights(join_shards(shards), version)
         self._player.version = version
         return version

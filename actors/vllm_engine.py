@@ -41,7 +41,8 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from actors.engine import Completion, Request
-from schemas.config import EngineOptions
+from policy.state.adapters import KeptBase
+from schemas.config import EngineOptions, Model
 
 # The CPU build's worker warns twice of each request that it will not change its threads.
 logging.getLogger("vllm.v1.worker.cpu_worker").setLevel(logging.ERROR)
@@ -64,7 +65,9 @@ class VllmEngine:
         seed: int,
         trust_remote_code: bool = False,
         transfer: Literal["object_store", "nccl"] = "object_store",
+        adapted: Model | None = None,
     ) -> None:
+        """`adapted` is the model whose adapters will arrive in place of whole weights; None without adapters."""
         self._in_process = config.tensor_parallel_size == 1
         self._running: set[str] = set()
         if torch.cuda.is_available():
@@ -100,8 +103,9 @@ class VllmEngine:
             )
         )
         self._engine.collective_rpc(_drop_rendezvous)
+        self._base = None if adapted is None else KeptBase(adapted)
         if transfer == "object_store":
-            self.init_transfer({})
+            self.init_transfer({"adapted": None if adapted is None else adapted.model_dump()})
 
     def add(self, request: Request) -> None:
         """Queues a request; image content is identified by its digest, so that vLLM need not hash pixels."""
@@ -151,9 +155,14 @@ class VllmEngine:
         self._running.clear()
 
     def load_weights(self, weights: Mapping[str, np.ndarray], version: int) -> None:
-        """Replaces the whole model by Hugging Face names. Raises RuntimeError while requests run."""
+        """Replaces the whole model by Hugging Face names, or what its adapters change, from the checkpoint's weights.
+
+        Raises RuntimeError while requests run, ValueError for adapters of another model; the engine is then as it was.
+        """
         if self.busy():
             raise RuntimeError(f"weights of version {version} arrived while {len(self._running)} requests were running")
+        if self._base is not None:
+            self._base.check(weights)  # once the update has begun, the old weights are gone
         with _handed_over(weights, in_process=self._in_process) as update_info:
             self.transfer("start_weight_update")
             try:
@@ -215,12 +224,14 @@ class ForbidTokens(LogitsProcessor):
 
 @dataclass
 class _InitInfo(WeightTransferInitInfo):
-    """Nothing to agree on."""
+    """The settings of a model whose adapters will arrive; None where whole weights do."""
+
+    adapted: dict[str, Any] | None = None
 
 
 @dataclass
 class _UpdateInfo(WeightTransferUpdateInfo):
-    """The whole model, as arrays or as a safetensors file."""
+    """The whole model or all its adapters, as arrays or as a safetensors file."""
 
     weights: Mapping[str, np.ndarray] | None = None
     path: str | None = None
@@ -233,7 +244,8 @@ class ObjectStoreTransfer(WeightTransferEngine[_InitInfo, _UpdateInfo]):
     update_info_cls = _UpdateInfo
 
     def init_transfer_engine(self, init_info: _InitInfo) -> None:
-        """No connection is needed."""
+        """Opens the weights that adapters will be merged into; no connection is needed."""
+        self._base = None if init_info.adapted is None else KeptBase(Model.model_validate(init_info.adapted))
 
     def start_weight_update(self) -> None:
         """Weights arrive in checkpoint format: vLLM re-runs its loading hooks layer by layer."""
@@ -251,9 +263,14 @@ class ObjectStoreTransfer(WeightTransferEngine[_InitInfo, _UpdateInfo]):
         if update_info.path is not None:
             from safetensors.torch import load_file
 
-            load(load_file(update_info.path).items())
-        elif update_info.weights is not None:
-            load((name, _shared(array)) for name, array in update_info.weights.items())
+            weights = load_file(update_info.path)
+        else:
+            weights = {name: _shared(array) for name, array in (update_info.weights or {}).items()}
+        if self._base is None:
+            load(weights.items())
+        else:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            load(self._base.merged(weights, self.model_config.dtype, device))
 
     def finish_weight_update(self) -> None:
         """Finalises the layers."""

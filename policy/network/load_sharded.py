@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,21 @@ class StoredWeights:
         stored = tuple(self._slice(name).get_shape())
         if stored != tuple(shape):
             raise ValueError(f"{self._folder}: weight {name} is {stored}, config.json makes it {tuple(shape)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every weight, in the order of its file. Of two that are tied, the one that was written."""
+        return tuple(self._source)
+
+    def refuse_unknown(self, names: Iterable[str]) -> None:
+        """Raises ValueError naming the first weights that the files do not hold."""
+        unknown = sorted(set(names) - self._source.keys())
+        if unknown:
+            raise ValueError(f"{self._folder}: no weight {', '.join(unknown[:3])}; adapters of another model came")
+
+    def whole(self, name: str) -> Tensor:
+        """A weight, in the type of the file."""
+        return self._slice(name)[:]
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
         """Rows first .. last - 1 of a weight, in the type of the file."""

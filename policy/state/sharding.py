@@ -3,16 +3,14 @@
 every vision block, every decoder layer, then the rest, is sharded by rows over the ranks
 rank r: local_shards() --> {HF name: its rows} --.
                                                  +--> join_shards([r0, r1, ...]) --> {HF name: whole weight}
-adapters travel beside the weight they change and are merged where the shards are joined
+of a policy with adapters these are the adapters alone; see adapters.py
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from peft import PeftModel
@@ -24,12 +22,8 @@ from torch.distributed.tensor import DTensor
 from policy.network.forward import Backbone, PolicyModule
 from policy.network.load import base_model, vision_tower
 from policy.network.load_sharded import fill, hf_name
+from policy.state.adapters import LORA_A, LORA_B, LORA_SCALE, Array, merge_adapters
 from schemas.config import DType, Model, Sharding
-
-Array = npt.NDArray[np.floating[Any]]
-
-# Suffixes of the entries that travel beside an adapted weight. ":" occurs in no parameter's name.
-LORA_A, LORA_B, LORA_SCALE = ":lora_A", ":lora_B", ":lora_scale"
 
 
 def blocks(network: Backbone) -> list[nn.Module]:
@@ -136,14 +130,17 @@ def sum_over_ranks(names: Sequence[str], sums: Tensor) -> dict[str, float]:
 def local_shards(policy: PolicyModule) -> dict[str, Array]:
     """This rank's rows of every weight by its Hugging Face name, float32, copied to the CPU.
 
-    A tied lm_head is there too: an engine that keeps its own copy would otherwise go on with the old one. Adapters are
-    entries of their own beside the weight they change.
+    A tied lm_head is there too: an engine that keeps its own copy would otherwise go on with the old one. Where
+    adapters are trained, they alone are there: the frozen weights are those of the checkpoint, everywhere and always.
     """
-    return {name: _local(value) for name, value in named_weights(policy).items()} | _scales(policy)
+    weights, scales = named_weights(policy), _scales(policy)
+    if isinstance(policy.model, PeftModel):
+        weights = {name: value for name, value in weights.items() if name.endswith((LORA_A, LORA_B))}
+    return {name: _local(value) for name, value in weights.items()} | scales
 
 
 def join_shards(shards: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Whole weights by Hugging Face name from every rank's local shards, in order of rank; adapters are merged.
+    """Whole weights by Hugging Face name, or whole adapters, from every rank's local shards, in order of rank.
 
     Raises ValueError if the ranks do not hold the same names.
     """
@@ -151,27 +148,10 @@ def join_shards(shards: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
         if other.keys() != shards[0].keys():
             odd = sorted(other.keys() ^ shards[0].keys())[:3]
             raise ValueError(f"the shards of rank {number} and rank 0 differ in {odd}; all must be of one update")
-    joined = {
+    return {
         name: value if name.endswith(LORA_SCALE) or len(shards) == 1 else np.concatenate([s[name] for s in shards])
         for name, value in shards[0].items()
     }
-    return merge_adapters(joined)
-
-
-def merge_adapters(weights: Mapping[str, Array]) -> dict[str, Array]:
-    """W + scale x B A for every weight that has adapters beside it; the other weights as they are.
-
-    >>> w = {"w": np.eye(2), "w:lora_A": np.ones((1, 2)), "w:lora_B": np.ones((2, 1)), "w:lora_scale": np.array(2.0)}
-    >>> merge_adapters(w)["w"].tolist()
-    [[3.0, 2.0], [2.0, 3.0]]
-    """
-    merged = {name: value for name, value in weights.items() if ":" not in name}
-    for name in weights:
-        if name.endswith(LORA_A):
-            target = name.removesuffix(LORA_A)
-            change = weights[target + LORA_B] @ weights[name]
-            merged[target] = merged[target] + weights[target + LORA_SCALE] * change
-    return merged
 
 
 def full_weights(policy: PolicyModule) -> dict[str, Array]:

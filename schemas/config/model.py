@@ -11,7 +11,7 @@ from schemas.task import Record
 
 
 class Lora(Record):
-    """Low-rank adapters (peft). Only they are trained and saved; the sampler gets them merged."""
+    """Low-rank adapters (peft). Only they are trained, saved and sent; the sampler merges them."""
 
     rank: PositiveInt = 16
     alpha: PositiveInt = 32

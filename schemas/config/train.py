@@ -215,11 +215,11 @@ class TrainConfig(Record):
         return self
 
     @model_validator(mode="after")
-    def _adapters_are_merged_before_they_travel(self) -> TrainConfig:
+    def _adapters_travel_alone(self) -> TrainConfig:
         if self.model.lora is not None and self.resources.weight_transfer == "nccl":
             raise ValueError(
-                "resources.weight_transfer='nccl' sends weights as they are, and model.lora needs them merged; use "
-                "'object_store'"
+                "resources.weight_transfer='nccl' sends whole weights, and of model.lora the adapters alone travel; "
+                "use 'object_store'"
             )
         return self
 

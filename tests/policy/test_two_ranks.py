@@ -17,9 +17,10 @@ from transformers import AutoModelForImageTextToText
 
 from policy.network.collate import rows_of
 from policy.network.load import base_model
-from policy.state.sharding import join_shards, merge_adapters
+from policy.state.adapters import KeptBase, merge_adapters
+from policy.state.sharding import join_shards
 from policy.tiny.model import build_tiny
-from schemas.config import Lora
+from schemas.config import Lora, Model
 from tests.policy import two_ranks
 from tests.policy.batches import ARCHITECTURES, assert_same_gradients, make_batch, replace, split
 from tests.policy.learning.critic_case import critic_of, gradient_of, lesson_of, with_head
@@ -240,7 +241,12 @@ def test_adapters_on_two_ranks_are_those_of_one_process(folder, ranks, first):
         expected = two_ranks.recorded(learner, split(table, 1, 6), images)
     assert first["lora"]["grads"].keys() == {n for n, p in learner.policy.named_parameters() if p.requires_grad}
     assert_same_gradients(first["lora"]["grads"], expected["grads"], tolerance=1e-4)
-    joined = join_shards([rank["lora_shards"] for rank in ranks])
+    adapters = join_shards([rank["lora_shards"] for rank in ranks])
+    sent = sum(array.nbytes for rank in ranks for array in rank["lora_shards"].values())
+    trained = [p for p in learner.policy.parameters() if p.requires_grad]
+    scales = len(ranks) * len(trained) // 2  # a number for each pair, from every rank
+    assert sent == 4 * (sum(p.numel() for p in trained) + scales)
+    joined = merged_with(folder / "qwen2_5_vl", adapters)
     merged = learner.policy.model
     assert isinstance(merged, PeftModel)
     state = merged.merge_and_unload().state_dict()  # peft's own merge is the oracle
@@ -249,8 +255,17 @@ def test_adapters_on_two_ranks_are_those_of_one_process(folder, ranks, first):
         torch.testing.assert_close(torch.from_numpy(joined[name]), weight, atol=2e-5, rtol=0, msg=name)
 
 
+def merged_with(base, adapters):
+    """Whole weights as an engine has them: of the checkpoint, with these adapters."""
+    kept = KeptBase(Model(path=str(base), lora=Lora(rank=2)))
+    tensors = {name: torch.from_numpy(array) for name, array in adapters.items()}
+    weights = {name: weight.numpy() for name, weight in kept.merged(tensors, torch.float32, "cpu")}
+    assert "lm_head.weight" not in weights  # tied, and frozen: an engine's own is right already
+    return weights | {"lm_head.weight": weights["model.language_model.embed_tokens.weight"]}
+
+
 def test_an_export_from_two_ranks_is_what_the_shards_join_to(folder, ranks):
-    joined = join_shards([rank["lora_shards"] for rank in ranks])
+    joined = merged_with(folder / "qwen2_5_vl", join_shards([rank["lora_shards"] for rank in ranks]))
     exported = AutoModelForImageTextToText.from_pretrained(folder / "lora-export").state_dict()
     stock = AutoModelForImageTextToText.from_pretrained(folder / "qwen2_5_vl").state_dict()
     assert exported.keys() == stock.keys()
