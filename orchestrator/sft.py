@@ -5,6 +5,7 @@ driver --SftConfig--> TorchTrainer --> every rank: tasks -> transcripts -> Polic
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train import RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from orchestrator.batch.numbers import learner_numbers
@@ -68,7 +69,7 @@ def run_sft(config: SftConfig) -> RunFolder:
         shown = followed(folder.metrics, screen(steps, found or 0))
         try:
             with shown, STOP.heeded(config.run.grace_s, (folder.root / STOP_FILE).touch):
-                _apart(_trainer(config, tasks, held_out, folder).fit)
+                _fit(config, lambda: _trainer(config, tasks, held_out, folder), folder)
                 STOP.check()
         except GraceOver:
             raise
@@ -80,6 +81,35 @@ def run_sft(config: SftConfig) -> RunFolder:
         complete(folder.export, config, folder, steps)
         plot_curves(folder.metrics, folder.root / "curves.png")
     return folder
+
+
+def _fit(config: SftConfig, trainer: Callable[[], TorchTrainer], folder: RunFolder) -> None:
+    """Trains to the end. Lost ranks come back with the whole group, from the last checkpoint.
+
+    Raises WorkerGroupError after resources.max_restarts losses, and for an error that comes twice at one step: it would
+    come again.
+    """
+    before: tuple[str, int] | None = None
+    for losses in itertools.count(1):
+        try:
+            _apart(trainer().fit)
+            return
+        except WorkerGroupError as error:
+            STOP.check()
+            now = _reason(error), folder.metrics.read_bytes().count(b"\n") if folder.metrics.is_file() else 0
+            if losses > config.resources.max_restarts or now == before:
+                raise
+            before = now
+            print(f"lost         {now[0]}; the run continues from its last checkpoint", flush=True)
+
+
+def _reason(error: WorkerGroupError) -> str:
+    """Which ranks failed, and the last line of what each said."""
+    said = (
+        f"rank {rank}: {type(failure).__name__} {(str(failure).strip().splitlines() or [''])[-1]}"
+        for rank, failure in sorted(error.worker_failures.items())
+    )
+    return "; ".join(said)
 
 
 def _apart(call: Callable[[], Any]) -> Any:
@@ -143,15 +173,15 @@ def _worker(given: dict[str, Any]) -> None:
     learner = PolicyLearner(
         config.model, config.learner, None, total_steps=steps, temperature=1.0, seed=config.run.seed
     )
-    found = folder.steps()
-    saved = learner.load(str(folder.checkpoint(found[-1]))) if found else {}
+    found = _newest(config, folder, rank)
+    saved = {} if found is None else learner.load(str(folder.checkpoint(found)))
     checkpoints = Checkpoints(
         learner,
         folder,
         config.checkpoint,
         settings=digest(config),
         say=print,
-        last=found[-1] if found else None,
+        last=found,
         mirror=mirror_of(config.run, config.checkpoint),
         prunes=rank == 0,
     )
@@ -182,6 +212,16 @@ def _worker(given: dict[str, Any]) -> None:
         learner.export(str(folder.export))
     if log is not None:
         log.close()
+
+
+def _newest(config: SftConfig, folder: RunFolder, rank: int) -> int | None:
+    """The newest undamaged checkpoint, as rank 0 finds it. A lost rank brings all of them here again."""
+    agreed: list[int | None] = [None]
+    if rank == 0:
+        agreed = [continue_from(folder, config.run.model_copy(update={"resume_step": None}), print)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(agreed, src=0)
+    return agreed[0]
 
 
 class _HeldOut:

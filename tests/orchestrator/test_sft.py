@@ -2,14 +2,18 @@
 
 import json
 import re
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from orchestrator.batch.tasks import read_split
+from orchestrator.run_folder.folder import RunFolder
 from orchestrator.sft import run_sft
 from policy.conversation.chat_format import ChatFormat
 from policy.conversation.model_info import read_info, read_tokenizer
@@ -73,3 +77,38 @@ def test_supervised_training_lowers_the_loss_and_continues(
     start, end = load_file(Path(tiny_model) / "model.safetensors"), load_file(folder.export / "model.safetensors")
     assert start.keys() == end.keys()
     assert not any(torch.equal(start[name], end[name]) for name in start)
+
+
+@pytest.mark.slow
+def test_a_lost_rank_changes_no_number(tiny_model: str, scenes: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle of the run: all ranks come back from the last checkpoint, and end with the same bits."""
+    quiet = run_sft(lasting(tiny_model, scenes, tmp_path / "quiet"))
+    config = lasting(tiny_model, scenes, tmp_path / "hurt")
+    killer = threading.Thread(target=kill_a_rank_after, args=(tmp_path / "hurt/sft/metrics.jsonl", 5), daemon=True)
+    killer.start()
+    hurt = run_sft(config)
+    assert not killer.is_alive()
+    losses = [losses_of(folder) for folder in (quiet, hurt)]
+    assert losses[0] == losses[1]
+    ours, theirs = (load_file(f.export / "model.safetensors") for f in (quiet, hurt))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert list(hurt.root.glob("aside.*"))  # steps that were made again
+
+
+def losses_of(folder: RunFolder) -> dict[int, float]:
+    records = map(json.loads, folder.metrics.read_text().splitlines())
+    return {r["step"]: r["learner/loss"] for r in records if r["kind"] == "train"}
+
+
+def lasting(model: str, scenes: Path, folder: Path) -> SftConfig:
+    values = configured(model, scenes, folder, samples=8 * 12).model_dump()
+    return SftConfig.model_validate(values | {"run": {"name": "sft", "folder": str(folder), "deterministic": True}})
+
+
+def kill_a_rank_after(metrics: Path, step: int) -> None:
+    """Waits until a step is logged, then kills one of Train's workers."""
+    while not metrics.is_file() or f'"step": {step},' not in metrics.read_text():
+        time.sleep(0.05)
+    below = psutil.Process().children(recursive=True)
+    workers = [process for process in below if "RayTrainWorker" in " ".join(process.cmdline())]
+    workers[-1].kill()
