@@ -117,3 +117,12 @@ def test_the_check_sees_an_import_inside_a_function(tmp_path: Path) -> None:
     file = tmp_path / "late.py"
     file.write_text("def f():\n    import ray.data\n    from torch import nn\n")
     assert imports(file) == {"ray", "torch"}
+
+
+def test_a_public_class_name_means_one_thing() -> None:
+    where: dict[str, list[str]] = {}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                where.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}

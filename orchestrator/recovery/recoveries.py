@@ -28,10 +28,10 @@ class RecoveryLimitError(GroupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class LostPart:
     """A part that is being brought back.
 
-    >>> Loss("learner", (1,), "update of step 3", "died", since=12.5).role
+    >>> LostPart("learner", (1,), "update of step 3", "died", since=12.5).role
     'learner'
     """
 
@@ -54,7 +54,7 @@ class Recoveries:
         self._seconds = 0.0
         self._mended: dict[str, float] = {}
 
-    def begin(self, error: GroupError, group: ActorGroup | None = None) -> Loss:
+    def begin(self, error: GroupError, group: ActorGroup | None = None) -> LostPart:
         """Takes note of a failure that its role will mend; keeps the stacks of a group that hangs.
 
         Raises the error itself where mending is no use: the loss is not finite, or the same call raised the same
@@ -71,9 +71,9 @@ class Recoveries:
         if len(self._times) > self._per_hour:
             raise RecoveryLimitError(error, len(self._times), self._per_hour) from error
         print(f"lost         {str(error).splitlines()[0]}", flush=True)
-        return Loss(error.role, error.ranks, error.what, error.fault, now)
+        return LostPart(error.role, error.ranks, error.what, error.fault, now)
 
-    def end(self, loss: Loss) -> None:
+    def end(self, loss: LostPart) -> None:
         """The part is back."""
         seconds = time.monotonic() - loss.since
         self._counts[loss.role] += 1
@@ -96,7 +96,7 @@ class Recoveries:
         """A role that mends itself is back, lost at `since` (monotonic seconds). One loss may be seen by many calls."""
         if since > self._mended.get(role, 0.0):
             self._mended[role] = time.monotonic()
-            self.end(Loss(role, (), "call", "died", since))
+            self.end(LostPart(role, (), "call", "died", since))
 
     def numbers(self) -> dict[str, float]:
         """Metrics: recoveries of the run so far, together and by role, and the seconds they took together."""

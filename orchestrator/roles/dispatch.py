@@ -34,7 +34,7 @@ class ShardRef:
     images: Any
 
 
-class Engines(Protocol):
+class EngineRoster(Protocol):
     """Rollout engines of which some may be away: restarting, or not yet at the current version."""
 
     group: ActorGroup
@@ -93,7 +93,7 @@ class _Copy:
 class Dispatch:
     """Plays one order with weights of one version."""
 
-    def __init__(self, engines: Engines, order: Order, version: int, shards: int) -> None:
+    def __init__(self, engines: EngineRoster, order: Order, version: int, shards: int) -> None:
         """`shards` is how many each engine makes of its part."""
         self._engines = engines
         self._group = engines.group

@@ -14,7 +14,7 @@ import ray
 
 from actors.group import TICK_S, ActorGroup, GroupError, Limits, ask
 from actors.reference import ReferenceActor
-from orchestrator.recovery.recoveries import Loss, Recoveries
+from orchestrator.recovery.recoveries import LostPart, Recoveries
 from orchestrator.roles.dispatch import ShardRef
 from schemas.config import TrainConfig
 
@@ -51,7 +51,7 @@ class PendingLogprobs:
 class _Return:
     """A replica on its way back: its loss, and the reference that is there when it has its model."""
 
-    loss: Loss
+    loss: LostPart
     ready: Any
     since: float = field(default_factory=time.monotonic)
 

@@ -16,7 +16,7 @@ import ray
 from actors.group import ActorGroup, GroupError, Limits, ask
 from actors.player import Order
 from actors.rollout import RolloutActor
-from orchestrator.recovery.recoveries import Loss, Recoveries
+from orchestrator.recovery.recoveries import LostPart, Recoveries
 from orchestrator.recovery.stop import interruptible
 from orchestrator.roles.dispatch import Dispatch, ShardRef
 from orchestrator.telemetry.stage_seconds import timed
@@ -29,7 +29,7 @@ Weights = Callable[[], Sequence[Any]]  # references to the learner ranks' local 
 class _Return:
     """An engine on its way back: its loss, what it is to do, and the reference that is there when it has."""
 
-    loss: Loss
+    loss: LostPart
     what: str
     ready: Any
     since: float = field(default_factory=time.monotonic)

@@ -16,7 +16,7 @@ from policy.state.checkpoint import CheckpointError, is_complete, verify
 from schemas.config import Checkpoint, Run
 
 
-class Saver(Protocol):
+class Checkpointed(Protocol):
     """What saves: see orchestrator.roles.cluster.Cluster, policy.learning.learner.PolicyLearner."""
 
     def begin_save(self, folder: str, extra: dict[str, Any]) -> str | None:
@@ -33,7 +33,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        learner: Saver,
+        learner: Checkpointed,
         folder: RunFolder,
         options: Checkpoint,
         *,
