@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 from files.owned import refuse_folder, writing_folder
-from orchestrator.evaluation.evaluation_table import CARD
+from orchestrator.evaluation.evaluation_table import HEADLINES
 from orchestrator.run_folder.folder import RunFolder, run_folder
 from policy.learning.learner import PolicyLearner
 from policy.state.checkpoint import read_extra
@@ -45,8 +44,9 @@ def complete(export: Path, config: TrainConfig | SftConfig, folder: RunFolder, s
     lengths = SFT_LENGTHS
     if isinstance(config, TrainConfig):
         lengths = Lengths(config.rollout.max_turns, config.rollout.max_tokens_per_turn)
-    before = _validation(folder.metrics, 0) if step else {}
-    card = Card(config.model.path, _method(config, step), before, _validation(folder.metrics, step))
+    measured = _validations(folder.metrics)
+    before = measured.get(0, {}) if step else {}
+    card = Card(config.model.path, _method(config, step), before, measured.get(step, {}))
     release(export, config.data, lengths, card)
 
 
@@ -59,12 +59,13 @@ def _method(config: TrainConfig | SftConfig, step: int) -> str:
     return f"{config.algorithm.advantage}{weighted}, {step} steps of {tasks} tasks with {samples} samples each"
 
 
-def _validation(metrics: Path, step: int) -> Mapping[str, float]:
-    """The numbers of a validation that a person looks at first, by their names; none where it was not made."""
+def _validations(metrics: Path) -> dict[int, dict[str, float]]:
+    """Of each step that was validated the numbers that a person looks at first, by their names."""
     if not metrics.is_file():
         return {}
     records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    of_step = [r for r in records if r["kind"] == "validation" and r["step"] == step]
-    if not of_step:
-        return {}
-    return {name: of_step[-1][key] for key, name in CARD if of_step[-1].get(key) is not None}
+    return {
+        record["step"]: {name: value for key, name in HEADLINES if (value := record.get(f"sampled/{key}")) is not None}
+        for record in records
+        if record["kind"] == "validation"
+    }

@@ -234,8 +234,8 @@ class _Reader:
             if key not in row.fields:
                 there = ", ".join(map(str, row.fields)) or "no fields"
                 raise FieldError(key, f"is missing; the row has {there}", "name the right one in data.*_key")
-        images = self._images(row)
         _refuse_videos(row.fields, options)
+        images = self._images(row)
         if not images:
             raise FieldError(options.images_key, "holds no image", "give one: a ray needs an image to be drawn on")
         if options.max_images is not None and len(images) > options.max_images:

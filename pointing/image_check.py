@@ -27,10 +27,10 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> Size:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the bound below is stricter
             with Image.open(path) as image:
                 width, height = image.size
+                if width * height > max_pixels:  # before the orientation, which may take decoding
+                    raise ImageError(f"{path}: {width}x{height} is more than {max_pixels} pixels; make it smaller")
                 sideways = _orientation(image, path) in _SIDEWAYS
                 kind = image.format
-        if width * height > max_pixels:
-            raise ImageError(f"{path}: {width}x{height} is more than {max_pixels} pixels; make it smaller")
         if not _looks_whole(path, kind):
             open_image(path, max_pixels)
     except ImageError:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from pointing import geometry
@@ -207,41 +208,46 @@ class Summary:
         return out
 
 
+def _reaches(threshold: float) -> Value:
+    return lambda m: None if m.object_iou is None else m.object_iou >= threshold
+
+
+Value = Callable[[Measurement], float | None]
+_ACCURACIES: Mapping[str, Value] = {f"object_acc_{round(100 * t)}": _reaches(t) for t in THRESHOLDS}
+# What is averaged, by name: None of a reply that it does not apply to, and of a negative most do not.
+VALUES: Mapping[str, Value] = MappingProxyType(
+    {
+        "object_iou": lambda m: m.object_iou,
+        "hand_iou": lambda m: m.hand_iou,
+        "ray_error_deg": lambda m: m.ray_error,
+        "ray_rate": lambda m: m.ray_found,
+        "keypoint_error": lambda m: m.keypoint_error,
+        "keypoint_rate": lambda m: m.keypoints_found,
+        "caption_accuracy": lambda m: m.caption_correct,
+        "format_rate": lambda m: m.well_formed,
+        "miss_rate": lambda m: None if m.negative else not m.marked,
+        "false_alarm_rate": lambda m: m.marked if m.negative else None,
+        **_ACCURACIES,
+    }
+)
+
+
 def summarise(measurements: Sequence[Measurement], tasks: Sequence[Hashable] | None = None) -> Summary:
     """Means of IoU, accuracy at each threshold (overall, and by size of the target), errors and rates.
 
     `tasks` names the task of each measurement, so that standard errors know draws of one task; None: each has its own.
     """
     drawn = list(zip(range(len(measurements)) if tasks is None else tasks, measurements, strict=True))
-    positives = [(task, m) for task, m in drawn if not m.negative]
-    negatives = [(task, m) for task, m in drawn if m.negative]
-    estimates = {
-        "object_iou": _estimate(positives, lambda m: m.object_iou),
-        "hand_iou": _estimate(positives, lambda m: m.hand_iou),
-        "ray_error_deg": _estimate(positives, lambda m: m.ray_error),
-        "ray_rate": _estimate(positives, lambda m: m.ray_found),
-        "keypoint_error": _estimate(positives, lambda m: m.keypoint_error),
-        "keypoint_rate": _estimate(positives, lambda m: m.keypoints_found),
-        "caption_accuracy": _estimate(positives, lambda m: m.caption_correct),
-        "format_rate": _estimate(drawn, lambda m: m.well_formed),
-        "miss_rate": _estimate(positives, lambda m: not m.marked),
-        "false_alarm_rate": _estimate(negatives, lambda m: m.marked),
-        **_accuracies(positives, ""),
-    }
+    estimates = {name: _estimate(drawn, value) for name, value in VALUES.items()}
     for size in TARGET_SIZES:
-        estimates |= _accuracies([(task, m) for task, m in positives if m.target_size == size], f"_{size}")
+        of_size = [(task, m) for task, m in drawn if m.target_size == size]
+        estimates |= {f"{name}_{size}": _estimate(of_size, VALUES[name]) for name in _ACCURACIES}
     known = {name: estimate for name, estimate in estimates.items() if estimate is not None}
-    return Summary(len(drawn), len(positives), len(negatives), known)
+    negatives = sum(m.negative for _, m in drawn)
+    return Summary(len(drawn), len(drawn) - negatives, negatives, known)
 
 
-def _estimate(drawn: Sequence[Drawn], value: Callable[[Measurement], float | None]) -> Estimate | None:
+def _estimate(drawn: Sequence[Drawn], value: Value) -> Estimate | None:
     """Of the measurements on which there is a value; None where there is none."""
     known = [(task, float(found)) for task, m in drawn if (found := value(m)) is not None]
     return Estimate.of([found for _, found in known], [task for task, _ in known]) if known else None
-
-
-def _accuracies(drawn: Sequence[Drawn], suffix: str) -> dict[str, Estimate | None]:
-    def reaches(threshold: float) -> Callable[[Measurement], float | None]:
-        return lambda m: None if m.object_iou is None else m.object_iou >= threshold
-
-    return {f"object_acc_{round(100 * t)}{suffix}": _estimate(drawn, reaches(t)) for t in THRESHOLDS}

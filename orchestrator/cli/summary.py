@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,20 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.evaluation.evaluate import Evaluation
-from orchestrator.evaluation.paired import MODES, changes, means
+from orchestrator.evaluation.evaluation_table import HEADLINES
+from orchestrator.evaluation.paired import MODES, by_task, changes
 from orchestrator.run_folder.folder import RunFolder
 from orchestrator.train_run import RunResult
-
-_SHOWN = (
-    ("reward", "reward (0 to 10)"),
-    ("object_iou", "object mIoU"),
-    ("object_acc_50", "object IoU of 0.5 or more"),
-    ("caption_accuracy", "right names"),
-    ("hand_iou", "hand IoU"),
-    ("ray_error_deg", "ray error, degrees"),
-    ("keypoint_error", "keypoint error, hand diagonals"),
-    ("format_rate", "well-formed replies"),
-)
 
 
 def print_outcome(outcome: RunResult) -> None:
@@ -63,18 +54,18 @@ def print_comparison(before: pa.Table | None, after: Evaluation, console: Consol
 
     The error is that of the differences by task: both were measured on the same ones.
     """
-    was = {} if before is None else means(before)
-    changed = {} if before is None else changes(before, after.trajectories)
+    was = {} if before is None else by_task(before)
+    changed = changes(was, by_task(after.trajectories)) if was else {}
     table = Table("held-out tasks", "before", "after", "change", "± standard error", box=None)
     for mode in MODES.values():
-        for key, name in _SHOWN:
+        for key, name in HEADLINES:
             full = f"{mode}/{key}"
             now, change = after.numbers.get(full), changed.get(full)
             if now is None:
                 continue
             table.add_row(
                 f"{name}, {mode}",
-                f"{was[full]:.3f}" if full in was else "-",
+                f"{fmean(was[full].values()):.3f}" if full in was else "-",
                 f"{now:.3f}",
                 "-" if change is None else f"{change.mean:+.3f}",
                 "-" if change is None or change.standard_error is None else f"{change.standard_error:.3f}",

@@ -7,25 +7,16 @@ what the errors of both would add up to.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from orchestrator.evaluation.evaluate import frame_of
-from pointing.metrics import Measurement, measure
+from pointing.metrics import VALUES, measure
 
 MODES = {"sample": "sampled", "greedy": "greedy"}  # kinds of trajectories, and the names of their numbers
-Value = Callable[[Measurement], float | None]
-METRICS: Mapping[str, Value] = {
-    "object_iou": lambda m: m.object_iou,
-    "object_acc_50": lambda m: None if m.object_iou is None else m.object_iou >= 0.5,
-    "caption_accuracy": lambda m: m.caption_correct,
-    "hand_iou": lambda m: m.hand_iou,
-    "ray_error_deg": lambda m: m.ray_error,
-    "keypoint_error": lambda m: m.keypoint_error,
-    "format_rate": lambda m: m.well_formed,
-}
+ByTask = Mapping[str, Mapping[str, float]]  # of each number, by its name, the mean of each task
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +44,14 @@ class PairedChange:
         return cls(mean, math.sqrt(variance / len(moved)), len(moved))
 
 
-def changes(before: pa.Table, after: pa.Table) -> dict[str, PairedChange]:
-    """By the names of an evaluation's numbers, from two tables of the trajectories of validations.
-
-    Draws of one task count as their mean, so every task weighs the same.
-    """
-    was, now = _by_task(before), _by_task(after)
-    found = {name: PairedChange.of(was[name], now[name]) for name in now if name in was}
+def changes(before: ByTask, after: ByTask) -> dict[str, PairedChange]:
+    """By the names of an evaluation's numbers, where both have them."""
+    found = {name: PairedChange.of(before[name], after[name]) for name in after if name in before}
     return {name: change for name, change in found.items() if change is not None}
 
 
-def means(table: pa.Table) -> dict[str, float]:
-    """The mean over tasks of each number; draws of one task count as their mean."""
-    return {name: math.fsum(tasks.values()) / len(tasks) for name, tasks in _by_task(table).items()}
-
-
-def _by_task(table: pa.Table) -> dict[str, dict[str, float]]:
-    """Means of each task by the name of the number."""
+def by_task(table: pa.Table) -> ByTask:
+    """What the trajectories of a validation measure. Draws of a task count as their mean, so all weigh alike."""
     drawn: dict[str, dict[str, list[float]]] = {}
 
     def note(name: str, task: str, value: float | None) -> None:
@@ -80,6 +62,6 @@ def _by_task(table: pa.Table) -> dict[str, dict[str, float]]:
         mode, task = MODES[row["kind"]], str(row["task_id"])
         note(f"{mode}/reward", task, row["reward"])
         measured = measure(row["reply"], row["ground_truth"], frame_of(row))
-        for name, value in METRICS.items():
+        for name, value in VALUES.items():
             note(f"{mode}/{name}", task, value(measured))
     return {name: {task: math.fsum(v) / len(v) for task, v in tasks.items()} for name, tasks in drawn.items()}

@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from pointing.coordinates import Size
 from pointing.dataset import Cursor, DatasetError, DatasetOptions, Sampler, read
-from pointing.drawing import open_image
+from pointing.drawing import ImageError, open_image
 from pointing.image_check import image_size
 from schemas.task import NEGATIVE, Task
 
@@ -268,6 +268,14 @@ def test_an_orientation_in_xmp_counts_as_it_does_when_the_image_is_drawn(folder:
     plain.add_text("Software", "XML:com.adobe.xmp")
     (folder / "x").write_bytes(encoded("PNG", pnginfo=plain))
     assert image_size(folder / "x") == Size(*open_image(folder / "x").size) == Size(64, 48)
+
+
+def test_a_large_image_is_refused_before_its_orientation_is_looked_for(folder: Path) -> None:
+    note = PngInfo()
+    note.add_itxt("XML:com.adobe.xmp", XMP)
+    (folder / "x.png").write_bytes(encoded("PNG", (300, 200), pnginfo=note)[:-700])  # decoding it would fail
+    with pytest.raises(ImageError, match="300x200 is more than 50000 pixels"):
+        image_size(folder / "x.png", 50_000)
 
 
 def test_more_images_than_allowed_are_a_bad_row(folder: Path) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 from orchestrator.cli.summary import print_comparison
 from orchestrator.evaluation.evaluate import Evaluation, numbers_of
 from orchestrator.evaluation.nothing_earned import nothing_earned
-from orchestrator.evaluation.paired import PairedChange, changes
+from orchestrator.evaluation.paired import PairedChange, by_task, changes
 from pointing.rewards import score
 from schemas.task import GroundTruth, Task
 
@@ -53,7 +53,7 @@ AFTER = table(a=[said(4), said(6)], b=[said(9), said(9)], c=[said(6), said(6)])
 
 
 def test_changes_by_hand() -> None:
-    found = changes(BEFORE, AFTER)
+    found = changes(by_task(BEFORE), by_task(AFTER))
     # Tasks change by 0.2, 0.4 and 0.6: a mean of 0.4, and a standard deviation of 0.2 over three.
     assert found["sampled/object_iou"].mean == pytest.approx(0.4)
     assert found["sampled/object_iou"].standard_error == pytest.approx(0.2 / 3**0.5)
