@@ -69,7 +69,7 @@ def run_sft(config: SftConfig) -> RunFolder:
         shown = followed(folder.metrics, screen(steps, found or 0))
         try:
             with shown, STOP.heeded(config.run.grace_s, (folder.root / STOP_FILE).touch):
-                _fit(config, lambda: _trainer(config, tasks, held_out, folder), folder)
+                _fit(config, lambda step: _trainer(config, tasks, held_out, folder, step), folder, found)
                 STOP.check()
         except GraceOver:
             raise
@@ -83,8 +83,10 @@ def run_sft(config: SftConfig) -> RunFolder:
     return folder
 
 
-def _fit(config: SftConfig, trainer: Callable[[], TorchTrainer], folder: RunFolder) -> None:
-    """Trains to the end. Lost ranks come back with the whole group, from the last checkpoint.
+def _fit(
+    config: SftConfig, trainer: Callable[[int | None], TorchTrainer], folder: RunFolder, found: int | None
+) -> None:
+    """Trains to the end from the checkpoint that was found. Lost ranks come back with the whole group, from the last.
 
     Raises WorkerGroupError after resources.max_restarts losses, and for an error that comes twice at one step: it would
     come again.
@@ -92,7 +94,7 @@ def _fit(config: SftConfig, trainer: Callable[[], TorchTrainer], folder: RunFold
     before: tuple[str, int] | None = None
     for losses in itertools.count(1):
         try:
-            _apart(trainer().fit)
+            _apart(trainer(found).fit)
             return
         except WorkerGroupError as error:
             STOP.check()
@@ -100,7 +102,8 @@ def _fit(config: SftConfig, trainer: Callable[[], TorchTrainer], folder: RunFold
             if losses > config.resources.max_restarts or now == before:
                 raise
             before = now
-            print(f"lost         {now[0]}; the run continues from its last checkpoint", flush=True)
+            found = continue_from(folder, config.run.model_copy(update={"resume_step": None}), print)
+            print(f"lost         {now[0]}; the run continues from step {found or 0}", flush=True)
 
 
 def _reason(error: WorkerGroupError) -> str:
@@ -126,7 +129,9 @@ def _apart(call: Callable[[], Any]) -> Any:
     return done.result()
 
 
-def _trainer(config: SftConfig, tasks: tuple[Task, ...], held_out: tuple[Task, ...], folder: RunFolder) -> TorchTrainer:
+def _trainer(
+    config: SftConfig, tasks: tuple[Task, ...], held_out: tuple[Task, ...], folder: RunFolder, found: int | None
+) -> TorchTrainer:
     ranks = config.resources.learner
     return TorchTrainer(
         _worker,
@@ -134,6 +139,7 @@ def _trainer(config: SftConfig, tasks: tuple[Task, ...], held_out: tuple[Task, .
             "config": _with_whole_paths(config),
             "tasks": ray.put(tasks),
             "held_out": held_out,
+            "found": found,
             "folder": str(folder.root.resolve()),
         },
         scaling_config=ScalingConfig(
@@ -173,7 +179,7 @@ def _worker(given: dict[str, Any]) -> None:
     learner = PolicyLearner(
         config.model, config.learner, None, total_steps=steps, temperature=1.0, seed=config.run.seed
     )
-    found = _newest(config, folder, rank)
+    found: int | None = given["found"]
     saved = {} if found is None else learner.load(str(folder.checkpoint(found)))
     checkpoints = Checkpoints(
         learner,
@@ -212,16 +218,6 @@ def _worker(given: dict[str, Any]) -> None:
         learner.export(str(folder.export))
     if log is not None:
         log.close()
-
-
-def _newest(config: SftConfig, folder: RunFolder, rank: int) -> int | None:
-    """The newest undamaged checkpoint, as rank 0 finds it. A lost rank brings all of them here again."""
-    agreed: list[int | None] = [None]
-    if rank == 0:
-        agreed = [continue_from(folder, config.run.model_copy(update={"resume_step": None}), print)]
-    if dist.is_initialized():
-        dist.broadcast_object_list(agreed, src=0)
-    return agreed[0]
 
 
 class _HeldOut:
