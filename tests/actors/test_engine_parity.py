@@ -2,17 +2,13 @@
 temperature 1 and 0.9, under top_p and top_k, with two turns and two images, larger than the
 checkpoint's own bounds. Real vLLM, a process per family."""
 
-import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("parity.py")
+from tests.actors.scripts import report_of
+
 FAMILIES = ("qwen2_5_vl", "qwen2_vl", "qwen3_vl")
 
 pytestmark = pytest.mark.cluster
@@ -22,16 +18,7 @@ pytestmark = pytest.mark.cluster
 def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp(request.param)
     temporary = tmp_path_factory.mktemp("t")
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), request.param, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent.parent), "TMPDIR": str(temporary)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return report_of("parity.py", request.param, folder, TMPDIR=str(temporary))
 
 
 @pytest.mark.parametrize("when", ["temperature 1", "temperature 0.9", "after update"])

@@ -1,31 +1,17 @@
 """Adapters from the learner to the real engine: what travels, what it changes, and what is refused."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).with_name("lora.py")
+from tests.actors.scripts import report_of
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path_factory.mktemp("lora"))],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent.parent)},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return report_of("lora.py", tmp_path_factory.mktemp("lora"))
 
 
 @pytest.mark.parametrize("when", ["before", "after", "after another"])
