@@ -28,6 +28,7 @@ from policy.learning.trained import Trained
 from policy.network.collate import Collator, PixelCache
 from policy.network.forward import PolicyModule
 from policy.network.load import load
+from policy.network.sight import refuse_blind
 from policy.state.export import export
 from policy.state.sharding import Array, default_device, local_shards, rank, refuse_bfloat16_alone, world_size
 from schemas.config import Algorithm, Learner, Model
@@ -59,6 +60,8 @@ class PolicyLearner(Trained):
             temperature: that of the sampler; 1 for supervised training.
             seed: of adapters' initial weights.
             device: None takes a GPU where there is one.
+
+        Raises SettingError where the model cannot be used; see load and sight.refuse_blind.
         """
         self._device = device or default_device()
         self._model_config, self._config = model, learner
@@ -69,6 +72,7 @@ class PolicyLearner(Trained):
         super().__init__(
             self.policy, model, learner, total_steps=total_steps, seed=seed, device=self._device, section="learner"
         )
+        refuse_blind(self.policy, loaded, model.path, self._device)
         self._scorer = Scorer(self.policy, self._collator, learner.micro_batches, self._device)
         self._objective = Objective(algorithm)
         self._reference = (

@@ -22,6 +22,7 @@ from pointing.coordinates import Family
 from policy.conversation.chat_format import ChatFormat
 from policy.conversation.model_info import model_tokenizer, read_info
 from policy.network.attention import use_varlen
+from policy.network.keywords import refuse_swallowing
 from policy.network.load_sharded import initial_adapter, is_adapter
 from policy.network.vision import ImageStats, read_image_stats, take_single_frames
 from schemas.config import Lora, Model
@@ -60,13 +61,15 @@ def load(
         sharded: build it on the meta device, without weights: sharding comes first, then `load_sharded.fill`.
         seed: of the adapters' initial weights; the same on every rank.
 
-    Raises SettingError or ValueError naming the folder and the remedy when it is no supported checkpoint.
+    Raises SettingError or ValueError naming the folder and the remedy when it is no supported checkpoint, or the
+    installed transformers is none.
     """
     refuse_attention(config)
     info = read_info(config.path)
     tokenizer = model_tokenizer(config)
     master = torch.float32 if trainable and config.lora is None else getattr(torch, config.dtype)
     model: Any = _without_weights(config, master) if sharded else _with_weights(config, master).to(device)
+    refuse_swallowing(model, config.path)
     take_single_frames(model.model.visual)
     if config.attention == "varlen":
         use_varlen(model)
