@@ -81,6 +81,9 @@ def load(
         vision_tower(model).requires_grad_(False)
     if trainable and config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+        # It makes the embeddings' outputs ask for a gradient, the patches' too, which checkpoints of this kind do not
+        # need: the backward pass would go through all of a frozen vision tower, for nothing.
+        model.disable_input_require_grads()
     return LoadedPolicy(
         model=model,
         tokenizer=tokenizer,
