@@ -18,7 +18,7 @@ export OMP_NUM_THREADS ?= 1
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
-SETUP := scripts/setup.py scripts/pip_progress.py scripts/left_out.py
+SETUP := scripts/setup.py scripts/pip_progress.py scripts/left_out.py scripts/precompile.py
 
 $(STAMP): pyproject.toml $(SETUP) scripts/torchvision_ops.py docker/constraints-cpu.txt docker/constraints-gpu.txt | right-python
 	@test -n "$(PYTHON)" || { echo "no Python from 3.11 to 3.13 found: install one or run make PYTHON=/path/to/python"; exit 1; }

@@ -10,6 +10,7 @@ life ends it after `silence_s`, and a live one that does not finish after the ca
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors import health
+from actors.forkserver import python_executable
 from schemas.config import Role, SftResources
 
 TICK_S = 1.0  # signs of life are looked at this often while waiting
@@ -80,6 +82,16 @@ def environment(gpus: float, threads: int) -> dict[str, str]:
         # No compiler is needed where nothing is compiled; GPUs keep their compiled kernels.
         variables |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     return variables
+
+
+def _runtime_environment(gpus: float, threads: int) -> dict[str, Any]:
+    """Of an actor's process: variables, and a start by fork where that is known to work.
+
+    Nothing holds CUDA or a pool of threads through a fork, and other machines may have the interpreter elsewhere.
+    """
+    here = all(node["NodeManagerHostname"] == socket.gethostname() for node in ray.nodes() if node["Alive"])
+    forked = {"py_executable": python_executable()} if not gpus and threads == 1 and here else {}
+    return {"env_vars": environment(gpus, threads), **forked}
 
 
 def node_by_node(node_of: Mapping[int, str]) -> list[int]:
@@ -176,7 +188,7 @@ class ActorGroup:
                 scheduling_strategy=PlacementGroupSchedulingStrategy(
                     placement, placement_group_bundle_index=bundles[rank]
                 ),
-                runtime_env={"env_vars": environment(processes.gpus, threads)},
+                runtime_env=_runtime_environment(processes.gpus, threads),
             ).remote(*arguments(rank))
 
         return cls(role, start, placement, limits)

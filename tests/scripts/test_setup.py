@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import constraints  # noqa: E402
 import left_out  # noqa: E402
 import pip_progress  # noqa: E402
+import precompile  # noqa: E402
 import setup  # noqa: E402
 
 
@@ -271,3 +273,26 @@ def test_another_python_than_that_of_the_environment_is_refused(fresh: Path) -> 
     done = make(fresh, fresh / "bin", "setup", "PYTHON=python3.12")
     assert done.returncode != 0
     assert ".venv has Python 3.11.9, PYTHON=python3.12 is Python 3.12.1: run make clean first" in done.stdout
+
+
+def test_what_is_compiled_ahead_exists_and_ours_is_all_of_it() -> None:
+    """A name that a new release of Ray, transformers or vLLM no longer has would be skipped in silence."""
+    for name in precompile.LATER:
+        assert importlib.util.find_spec(name) is not None, name
+    listed = set(precompile.ours())
+    assert {"actors.forkserver", "policy.network.load", "orchestrator.cli.main"} <= listed
+    files = {file for package in precompile.PACKAGES for file in (ROOT / package).glob("**/*.py")}
+    assert len(listed) == len(files) - len(precompile.SKIPPED)
+
+
+def test_compiling_ahead_writes_bytecode_where_the_environment_forbids_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(setup, "ROOT", tmp_path)
+    monkeypatch.setattr(setup, "LOG", tmp_path / "log")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "precompile.py").write_text("import imported\n")
+    (tmp_path / "scripts" / "imported.py").write_text("")
+    setup.precompile(pip_progress.Teller(io.StringIO()))
+    assert len(list((tmp_path / "scripts" / "__pycache__").iterdir())) == 1
