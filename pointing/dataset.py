@@ -147,7 +147,9 @@ def _files(given: Sequence[str]) -> list[Path]:
         elif not path.is_file():
             raise DatasetError(f"{path}: no such file or folder")
         elif path.suffix not in SUFFIXES:
-            raise DatasetError(f"{path}: {path.suffix or 'no suffix'} is not one of {', '.join(SUFFIXES)}")
+            raise DatasetError(
+                f"{path}: {path.suffix or 'no suffix'} is not one of {', '.join(SUFFIXES)}; give a task file"
+            )
         else:
             files.append(path)
     if not files:

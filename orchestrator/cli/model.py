@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Config, Overrides, Overwrite, loaded, loaded_as_it_says
+from orchestrator.cli.options import COMMANDS, Config, Overrides, Overwrite, loaded, loaded_as_it_says
 from schemas.config import SftConfig, TinyConfig, TrainConfig
 from schemas.config.file import ConfigError
 
@@ -37,9 +37,8 @@ def export(
     """
     chosen = loaded_as_it_says(config, overrides).config
     if not isinstance(chosen, SftConfig | TrainConfig):
-        raise ConfigError(
-            f"{config} is a configuration of {type(chosen).__name__}; export reads those of train and sft"
-        )
+        own = COMMANDS[type(chosen)]
+        raise ConfigError(f"{config}: this file is for `pointvg {own}`; export reads those of train and sft")
     from orchestrator.export_run import run_export
 
     typer.echo(f"model        {run_export(chosen, out, step, overwrite=overwrite)}")

@@ -24,6 +24,12 @@ Overwrite = Annotated[
     typer.Option("--overwrite", help="replace what this command wrote there before; files of others always stay"),
 ]
 T = TypeVar("T", bound=BaseModel)
+COMMANDS: dict[type[BaseModel], str] = {
+    TinyConfig: "tiny",
+    SftConfig: "sft",
+    TrainConfig: "train",
+    ServiceConfig: "serve reward",
+}
 
 
 def loaded(kind: type[T], config: Path, overrides: Sequence[str] | None) -> Loaded[T]:
@@ -31,7 +37,7 @@ def loaded(kind: type[T], config: Path, overrides: Sequence[str] | None) -> Load
     try:
         return load(kind, config, overrides or ())
     except ConfigError as error:
-        raise refused(error) from None
+        raise refused(_of_another_command(kind, config) or error) from None
 
 
 def loaded_as_it_says(config: Path, overrides: Sequence[str] | None) -> Loaded[Any]:
@@ -41,6 +47,18 @@ def loaded_as_it_says(config: Path, overrides: Sequence[str] | None) -> Loaded[A
     except ConfigError as error:
         raise refused(error) from None
     return loaded(kind, config, overrides)
+
+
+def _of_another_command(kind: type[BaseModel], config: Path) -> ConfigError | None:
+    """What to say of a file that is right as it is, for another command."""
+    try:
+        own = kind_of(merge(config)[0])
+        load(own, config)
+    except ConfigError:
+        return None
+    if own is kind:
+        return None
+    return ConfigError(f"{config}: this file is for `pointvg {COMMANDS[own]}`, not for `pointvg {COMMANDS[kind]}`")
 
 
 def kind_of(values: dict[str, Any]) -> type[BaseModel]:

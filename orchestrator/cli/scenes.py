@@ -27,10 +27,12 @@ def scenes(
     Writes train.jsonl, validation.jsonl and test.jsonl with their images as PNG. A folder that holds exactly these
     scenes already is left alone.
     """
+    counts = {"train": train, "validation": validation, "test": test}
+    if not any(counts.values()):
+        raise typer.BadParameter("--train, --validation and --test are all 0: nothing to draw; ask for at least one")
     from pointing.scenes import FAR, SceneOptions, write_scenes
 
     options = FAR if far else SceneOptions()
-    counts = {"train": train, "validation": validation, "test": test}
     with counted("scenes", sum(counts.values())) as drawn:
         write_scenes(out, **counts, seed=seed, options=options, overwrite=overwrite, drawn=drawn)
     typer.echo(f"scenes       {out}: {train} for training, {validation} for validation, {test} for test")

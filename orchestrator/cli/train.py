@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Config, Overrides, loaded, loaded_as_it_says
+from orchestrator.cli.options import COMMANDS, Config, Overrides, loaded, loaded_as_it_says
 from schemas.config import SftConfig, TrainConfig
 from schemas.config.file import ConfigError
 
@@ -46,8 +46,8 @@ def check(
     """
     found = loaded_as_it_says(config, overrides)
     if not isinstance(found.config, SftConfig | TrainConfig):
-        kind = type(found.config).__name__
-        raise ConfigError(f"{config} is a configuration of {kind}; check reads those of train and sft")
+        own = COMMANDS[type(found.config)]
+        raise ConfigError(f"{config}: this file is for `pointvg {own}`; check reads those of train and sft")
     from orchestrator.preflight.check import check as preflight
 
     report = preflight(found.config, origins=found.origins, every_row=every, starts_here=False)

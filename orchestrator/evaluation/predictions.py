@@ -82,7 +82,9 @@ def _rows(file: Path) -> Sequence[object]:
         except pa.ArrowException as error:
             raise PredictionError(f"{file}: cannot be read as Parquet ({error})") from error
     if file.suffix not in (".jsonl", ".json"):
-        raise PredictionError(f"{file}: {file.suffix or 'no suffix'} is not one of .jsonl, .json, .parquet")
+        raise PredictionError(
+            f"{file}: {file.suffix or 'no suffix'} is not one of .jsonl, .json, .parquet; give one with a reply a row"
+        )
     lines = file.read_bytes().splitlines() if file.suffix == ".jsonl" else [file.read_bytes()]
     rows: list[object] = []
     for number, line in enumerate(lines, start=1):

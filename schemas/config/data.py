@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import PositiveInt, field_validator, model_validator
 
 from schemas.task import Record
 
@@ -22,7 +23,7 @@ class Data(Record):
     image_key: str = "images"
     video_key: str = "videos"
     # "short" asks the question alone, "detailed" describes tool and answer after it, a Jinja file wraps {{ content }}.
-    prompt_style: Literal["short", "detailed"] | Annotated[str, Field(pattern=r"^.+\.(jinja|jinja2|j2)$")] = "detailed"
+    prompt_style: str = "detailed"
     system_prompt: str | None = None  # None keeps the chat template's own
     min_pixels: PositiveInt = 256 * 28 * 28
     max_pixels: PositiveInt = 1280 * 28 * 28
@@ -35,6 +36,13 @@ class Data(Record):
     def pixels(self) -> tuple[int, int]:
         """Least and largest area of an image as the model sees it."""
         return self.min_pixels, self.max_pixels
+
+    @field_validator("prompt_style")
+    @classmethod
+    def _known_style(cls, value: str) -> str:
+        if value not in ("short", "detailed") and not re.fullmatch(r".+\.(jinja|jinja2|j2)", value):
+            raise ValueError("expected short, detailed or the path of a Jinja file, which ends in .jinja or .j2")
+        return value
 
     @model_validator(mode="after")
     def _pixel_bounds(self) -> Data:

@@ -46,6 +46,11 @@ def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         (["eval", "--config", "configs/quickstart.yaml", "--model", "[", "data.max_pixels=0"], 2, "data.max_pixels"),
         (["export", "--config", "configs/tiny.yaml", "--out", "x"], 2, "export reads those of train and sft"),
         (["scenes", "x", "--train", "-1"], 2, "'--train': Input should be greater than or equal to 0"),
+        (["scenes", "x", "--train", "0", "--validation", "0", "--test", "0"], 2, "nothing to draw"),
+        (["train", "--config", "configs/tiny.yaml"], 2, "this file is for `pointvg tiny`, not for `pointvg train`"),
+        (["sft", "--config", "configs/quickstart.yaml"], 2, "is for `pointvg train`, not for `pointvg sft`"),
+        (["check", "--config", "configs/reward.yaml"], 2, "is for `pointvg serve reward`; check reads those of"),
+        (["check", "--config", "configs/sft.yaml", "data.prompt_style=foo"], 2, "path of a Jinja file, which ends in"),
         (["train", "--help"], 0, "pointvg train --config configs/quickstart.yaml"),
     ],
 )
