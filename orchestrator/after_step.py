@@ -7,13 +7,17 @@ import time
 from collections.abc import Sequence
 
 import pyarrow as pa
+import ray
 
+from orchestrator.batch.assemble import Assembled
+from orchestrator.batch.pace import Pace
 from orchestrator.batch.progress import Progress
 from orchestrator.evaluation.evaluate import Evaluation, evaluate, write_samples
 from orchestrator.evaluation.nothing_earned import nothing_earned
 from orchestrator.evaluation.overlays import plot_curves
 from orchestrator.export_run import complete
 from orchestrator.roles.cluster import Cluster
+from orchestrator.roles.placement import nodes_of
 from orchestrator.run_folder.checkpoints import Checkpoints
 from orchestrator.run_folder.folder import RunFolder
 from orchestrator.run_folder.mirror import mirror_of
@@ -54,6 +58,7 @@ class Watch:
             mirror=mirror_of(config.run, config.checkpoint),
             saved=cluster.saved,
         )
+        self._pace = Pace(config, nodes_of(ray.nodes()))
         self.first: Evaluation | None = None
         self.last: Evaluation | None = None
         self.earned = False  # whether any reply of a step had a reward
@@ -67,13 +72,10 @@ class Watch:
             self.first = self._validate(progress)
         CLOCK.lap()
 
-    def step(self, step: int, scored: pa.Table, numbers: Numbers, progress: Progress) -> None:
-        """After a step: logs it, then validates and saves if due. Their time is not counted as a step's.
-
-        `scored` are the trajectories of its batch.
-        """
-        self._warn(f"step {step + 1}", scored)
-        numbers = {**numbers, **self._cluster.recoveries.numbers()}
+    def step(self, step: int, batch: Assembled, numbers: Numbers, progress: Progress) -> None:
+        """After a step: logs it, then validates and saves if due. Their time is not counted as a step's."""
+        self._warn(f"step {step + 1}", batch.scored)
+        numbers = {**numbers, **self._pace.figures(batch, numbers), **self._cluster.recoveries.numbers()}
         self._log.write("train", step, numbers)
         self._screen.step(step, numbers)
         every = self._config.validation.every

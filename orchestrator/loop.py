@@ -38,5 +38,5 @@ def train(config: TrainConfig, cluster: Cluster, progress: Progress, watch: Watc
         cluster.publish_weights(version=step + 1)
         numbers = batch_numbers(batch) | filled.numbers | learner_numbers(learned) | lesson.numbers()
         progress.advance(batch.adaptive, learned.means.kl)
-        watch.step(step, batch.scored, numbers | CLOCK.numbers(), progress)
+        watch.step(step, batch, numbers | CLOCK.numbers(), progress)
     watch.after(progress)

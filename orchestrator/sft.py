@@ -8,8 +8,9 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchTrainer
 
 from orchestrator.batch.numbers import learner_numbers
+from orchestrator.batch.pace import Counted, Pace, figures
 from orchestrator.batch.tasks import read_split
 from orchestrator.evaluation.overlays import plot_curves
 from orchestrator.export_run import complete
@@ -28,6 +30,7 @@ from orchestrator.preflight.job_paths import unshared_paths
 from orchestrator.preflight.problem import refuse
 from orchestrator.recovery.stop import STOP, GraceOver, Stopped
 from orchestrator.roles.cluster import connect
+from orchestrator.roles.placement import nodes_of
 from orchestrator.run_folder.checkpoints import Checkpoints, continue_from
 from orchestrator.run_folder.folder import RunFolder, open_run, run_folder
 from orchestrator.run_folder.lock import locked
@@ -40,6 +43,7 @@ from policy.conversation.chat_format import ChatFormat
 from policy.conversation.model_info import model_tokenizer, read_info
 from policy.conversation.transcripts import Supervised, supervised, to_tables
 from policy.learning.learner import PolicyLearner
+from policy.network.operations import Passes, Work
 from policy.state.determinism import be_deterministic
 from schemas.config import SftConfig
 from schemas.task import Task
@@ -195,13 +199,17 @@ def _worker(given: dict[str, Any]) -> None:
     log = MetricsLog(folder.root, done) if rank == 0 else None
     start = Cursor(**saved["cursor"]) if saved else Cursor(0, 0)
     stopped = False
+    pace = Pace(config, nodes_of(ray.nodes()))
     validate = _HeldOut(config, given["held_out"], learner, log, steps)
     validate.due(done)
     for step, rows, after in _batches(config, tasks, done, steps, start, rank, world):
         started = time.perf_counter()
-        report = learner.update(*_tables(rows, rank, config), 0.0)
+        training, images = _tables(rows, rank, config)
+        report = learner.update(training, images, 0.0)
         tokens = _sum_over_ranks(sum(row.ledger.n_sampled for row in rows))
-        numbers = learner_numbers(report) | {"time/step": time.perf_counter() - started, "reply/trained_tokens": tokens}
+        seconds = time.perf_counter() - started
+        numbers = learner_numbers(report) | {"time/step": seconds, "reply/trained_tokens": tokens}
+        numbers |= figures(_of_all_ranks(pace.counted(training, training)), seconds, seconds, pace.fleet)
         if log is not None:
             log.write("train", step, numbers)
         due = config.checkpoint.every and (step + 1) % config.checkpoint.every == 0
@@ -277,8 +285,20 @@ def _tables(rows: list[Supervised], rank: int, config: SftConfig) -> tuple[Any, 
     return training, [images]
 
 
+def _of_all_ranks(done: Counted) -> Counted:
+    """What all ranks did in a step, from what each did."""
+    parts = (done.work.text, done.work.vision)
+    mine = [done.samples, done.tokens, *(value for part in parts for value in astuple(part))]
+    samples, tokens, *passes = _sums_over_ranks(mine)
+    return Counted(int(samples), int(tokens), Work(Passes(*passes[:3]), Passes(*passes[3:])))
+
+
 def _sum_over_ranks(value: float) -> float:
-    total = torch.tensor(float(value), dtype=torch.float64)
+    return _sums_over_ranks([value])[0]
+
+
+def _sums_over_ranks(values: Sequence[float]) -> list[float]:
+    totals = torch.tensor([float(value) for value in values], dtype=torch.float64)
     if dist.is_initialized():
-        dist.all_reduce(total)
-    return float(total)
+        dist.all_reduce(totals)
+    return totals.tolist()

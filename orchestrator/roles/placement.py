@@ -17,6 +17,7 @@ from schemas.config import Role, SftConfig, TrainConfig
 from schemas.config.resources import LABEL, Place
 
 TINY = 1e-6  # Ray counts in ten-thousandths
+KIND = "accelerator_type:"  # a resource of Ray's nodes that have accelerators, with their kind behind it
 REMEDY = "lower resources.*, or add nodes; with nodes that come on demand, set resources.autoscaled=true"
 
 
@@ -55,7 +56,8 @@ class RolePlan:
 class Node:
     """A machine of the cluster: CPUs and what is free of each GPU, between 0 and 1.
 
-    Ray's CPUs are places to start a process in, not cores; `cores` is how many there are, where that is known.
+    Ray's CPUs are places to start a process in, not cores; `cores` is how many there are, where that is known, and
+    `gpu_kind` is what Ray calls its GPUs.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Node:
     gpus: tuple[float, ...] = ()
     label: str | None = None
     cores: int | None = None
+    gpu_kind: str | None = None
 
     def take(self, cpus: float, gpus: float) -> Node | None:
         """The node after one process was put on it; None where it does not fit. A share of a GPU is of one GPU."""
@@ -143,8 +146,15 @@ def nodes_of(listed: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
         if node.get("Alive"):
             resources, labels = node["Resources"], node.get("Labels") or {}
             whole = int(resources.get("GPU", 0))
+            kind = next((name.removeprefix(KIND) for name in resources if name.startswith(KIND)), None)
             nodes.append(
-                Node(str(node["NodeManagerAddress"]), float(resources.get("CPU", 0)), (1.0,) * whole, labels.get(LABEL))
+                Node(
+                    str(node["NodeManagerAddress"]),
+                    float(resources.get("CPU", 0)),
+                    (1.0,) * whole,
+                    labels.get(LABEL),
+                    gpu_kind=kind,
+                )
             )
     return tuple(nodes)
 

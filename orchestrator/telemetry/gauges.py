@@ -27,6 +27,14 @@ TRAIN: Mapping[str, tuple[str, str]] = {
     "learner/grad_norm": ("grad_norm", "Gradient norm before clipping"),
     "learner/mismatch_max": ("mismatch_max", "Largest gap between the sampler's and the learner's log-probabilities"),
     "learner/skipped": ("skipped_steps", "Optimiser steps of this step that were skipped as not finite"),
+    "pace/samples_per_second": ("samples_per_second", "Trajectories of the step a second, the whole step counted"),
+    "pace/gpu_tokens_per_second": (
+        "gpu_tokens_per_second",
+        "All tokens of the step's trajectories a second and GPU, the whole step and the GPUs of all roles counted",
+    ),
+    "pace/mfu": ("mfu", "Model FLOPs utilisation of the update: text and vision"),
+    "pace/mfu_text": ("mfu_text", "Its part of the language model"),
+    "pace/mfu_vision": ("mfu_vision", "Its part of the vision tower"),
     "recovery/count": ("recoveries", "Actors or groups lost and brought back in this run"),
     "recovery/seconds": ("recovery_seconds", "Seconds these recoveries took together"),
 }

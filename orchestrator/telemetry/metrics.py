@@ -89,6 +89,10 @@ def _summary(numbers: Numbers) -> str:
     """A step of stage 2, or of stage 1, where there is no reward."""
     known = dict(_known(numbers))
     rate = f"{known['reply/trained_tokens'] / known['time/step']:6.0f} tok/s"
+    if "pace/gpu_tokens_per_second" in known:  # all tokens here, those trained on above
+        rate += f"  {known['pace/gpu_tokens_per_second']:.0f} tok/s/GPU"
+    if "pace/mfu" in known:
+        rate += f"  MFU {known['pace/mfu']:.1%}"
     if "reward/mean" in known:
         return f"reward {known['reward/mean']:5.2f}  mIoU {known.get('reward/obj_iou', math.nan):.3f}  {rate}"
     loss = known.get("learner/loss")

@@ -8,11 +8,14 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from schemas.config.effect import refuse_unread
 from schemas.task import Record
 
 LABEL = "pointvg.role"  # of a Ray node: ray start --labels pointvg.role=learner
 Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
 Transfer = Literal["object_store", "nccl"]
+# By Ray's names, and two more boards of the H100; policy/network/hardware.py has what each does in a second.
+GpuKind = Literal["A100", "A100-40G", "B200", "H100", "H100-NVL", "H100-PCIe", "H200", "L4", "L40S"]
 # Flat names of earlier configurations, and where their values stand now.
 MOVED = MappingProxyType(
     {
@@ -85,6 +88,8 @@ class SftResources(Record):
     learner: Role = Role()
     threads: PositiveInt = 1
     gpu_memory_gib: PositiveFloat | None = None  # of one GPU; given, a plan that needs more is refused
+    gpu_kind: GpuKind | None = None  # for utilisation and the estimate of a step; None: what the cluster says
+    gpu_peak_tflops: PositiveFloat | None = None  # of one GPU, dense bfloat16, in place of its kind's
     autoscaled: bool = False  # nodes come when they are asked for: do not refuse by those there are at the start
     object_store_bytes: PositiveInt | None = None
     start_timeout_s: PositiveFloat = 600.0
@@ -102,6 +107,12 @@ class SftResources(Record):
     def total_cpus(self) -> float:
         """Logical CPUs that all roles reserve together."""
         return sum(role.total_cpus for role in self.roles.values())
+
+    @model_validator(mode="after")
+    def _kinds_of_gpus_that_are_there(self) -> SftResources:
+        if not any(role.gpus for role in self.roles.values()):
+            refuse_unread(self, "where no role has a GPU", "gpu_kind", "gpu_peak_tflops")
+        return self
 
     @model_validator(mode="before")
     @classmethod

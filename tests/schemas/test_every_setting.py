@@ -57,6 +57,8 @@ BASES: dict[str, dict[str, Any]] = {
         "critic": {"optimiser": {"schedule": "cosine"}},
     },
     "model.lora": {"model": {"path": "m", "lora": {}}},
+    "resources.gpu_kind": {"resources": {"learner": GPUS}},
+    "resources.gpu_peak_tflops": {"resources": {"learner": GPUS}},
     "resources.critic": {"algorithm": {"advantage": "gae"}, "critic": {}},
     "resources.weight_transfer": {"resources": {"rollout": GPUS, "learner": GPUS}},
     "reward.autoscaling": {"reward": {"autoscaling": {}}},
