@@ -20,6 +20,7 @@ from orchestrator.preflight.model_files import check_model
 from orchestrator.preflight.problem import Findings, Problem, refuse
 from orchestrator.preflight.reward_settings import reward_problems
 from orchestrator.preflight.role_memory import RoleMemory, memory_plan
+from orchestrator.preflight.step_estimate import step_table
 from orchestrator.roles.placement import Node, plan_table, role_plans
 from orchestrator.run_folder.mirror import mirror_of
 from policy.conversation.model_info import ModelInfo
@@ -34,7 +35,7 @@ SAMPLE = 64  # rows of each file that are looked at unless all are asked for
 class Report:
     """What was found, lines for people, and what could not be looked at from here.
 
-    `plan` is the table of roles, with what each needs of a GPU's memory.
+    `plan` is the table of roles, with what each needs of a GPU's memory and the estimate of a step.
     """
 
     problems: tuple[Problem, ...]
@@ -78,6 +79,8 @@ def check(
     if sizes is not None:
         memory = memory_plan(config, sizes)
         plan.append(memory_table(memory))
+        if isinstance(config, TrainConfig) and model.info is not None:
+            plan.append(step_table(config, sizes, nodes, model.info.family.grid))
         found += _check_memory(config, memory, nodes) + Findings(disk_problems(config, sizes))
     if isinstance(config, TrainConfig):
         found += Findings((*reward_problems(config.reward), *(backbone_problems(config) if model.loads else ())))
