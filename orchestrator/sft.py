@@ -29,6 +29,7 @@ from orchestrator.preflight.check import check
 from orchestrator.preflight.job_paths import unshared_paths
 from orchestrator.preflight.problem import refuse
 from orchestrator.recovery.stop import STOP, GraceOver, Stopped
+from orchestrator.report.page import report_at_end
 from orchestrator.roles.cluster import connect
 from orchestrator.roles.placement import nodes_of
 from orchestrator.run_folder.checkpoints import Checkpoints, continue_from
@@ -84,6 +85,7 @@ def run_sft(config: SftConfig) -> RunFolder:
             ray.shutdown()
         complete(folder.export, config, folder, steps)
         plot_curves(folder.metrics, folder.root / "curves.png")
+        report_at_end(folder, config)
     return folder
 
 

@@ -21,6 +21,7 @@ from orchestrator.preflight.job_paths import unshared_paths
 from orchestrator.preflight.machines import room_problems
 from orchestrator.preflight.problem import refuse
 from orchestrator.recovery.stop import STOP, GraceOver, Stopped
+from orchestrator.report.page import report_at_end
 from orchestrator.roles.cluster import Cluster, Players, connect, recoveries_of
 from orchestrator.roles.placement import nodes_of, role_plans
 from orchestrator.run_folder.checkpoints import continue_from
@@ -112,6 +113,7 @@ def _run(
         if config.run.timeline:
             ray.timeline(str(folder.root / "timeline.json"))
         cluster.shutdown()
+    report_at_end(folder, config)
     earned = watch.earned or progress.position.step == (found or 0)  # or there was no step to take
     return RunResult(folder, steps, watch.first, watch.last, earned, cluster.recoveries.numbers())
 

@@ -38,6 +38,7 @@ ROOMS = {
         "roles",
         "evaluation",  # plays on roles
         "batch",  # from played groups to what is learned
+        "report",  # all that the rooms before it left behind, as a page
         "preflight",  # reads data as a run would, looks at the cluster
         "",  # the loop and what runs it
         "cli",

@@ -13,6 +13,7 @@ from orchestrator.cli.config import config_app
 from orchestrator.cli.evaluate import evaluate
 from orchestrator.cli.model import export, halve, tiny
 from orchestrator.cli.refusals import RefusingGroup
+from orchestrator.cli.report import report
 from orchestrator.cli.scenes import scenes
 from orchestrator.cli.score import score
 from orchestrator.cli.serve import serve_app
@@ -49,7 +50,7 @@ def pointvg(
     \b
     First  scenes, check
     Train  tiny, sft, train
-    Then   eval, score, export, halve
+    Then   eval, score, report, export, halve
     """
 
 
@@ -64,6 +65,7 @@ app.command("eval", epilog=_example("pointvg eval --config configs/quickstart.ya
     evaluate
 )
 app.command(epilog=_example("pointvg score --predictions replies.jsonl --data test.jsonl"))(score)
+app.command(epilog=_example("pointvg report runs/quickstart"))(report)
 app.command(epilog=_example("pointvg export --config configs/quickstart.yaml --out my-model"))(export)
 app.command(epilog=_example("pointvg halve runs/tiny-sft/export small"))(halve)
 app.add_typer(config_app, name="config")

@@ -13,6 +13,7 @@ from rich.table import Table
 from orchestrator.evaluation.evaluate import Evaluation
 from orchestrator.evaluation.evaluation_table import HEADLINES
 from orchestrator.evaluation.paired import MODES, by_task, changes
+from orchestrator.report.page import REPORT
 from orchestrator.run_folder.folder import RunFolder
 from orchestrator.train_run import RunResult
 
@@ -29,6 +30,7 @@ def print_outcome(outcome: RunResult) -> None:
         print("warning      no reply of this call's steps earned anything: there was nothing to learn from")
     print(f"pictures     {root / 'pictures'}")
     print(f"curves       {root / 'curves.png'}")
+    print(f"report       {root / REPORT}")
     print(f"model        {outcome.folder.export}")
 
 

