@@ -58,8 +58,12 @@ def hurt(part: str, step: int) -> bool:
         raise RuntimeError(f"a {part} that raises")
     number = signal.Signals[fault]
     here = os.getpid()
-    raylet = psutil.Process(here).parent()
-    victims = [psutil.Process(here)] if part != "node" or raylet is None else [raylet, *raylet.children(recursive=True)]
+    victims = [psutil.Process(here)]
+    if part == "node":
+        raylet = psutil.Process(int(os.environ["RAY_RAYLET_PID"]))
+        forkserver = psutil.Process(here).parent()  # a session of its own, with this process and others of the node
+        victims = [raylet, *raylet.children(recursive=True)]
+        victims += [] if forkserver in (None, raylet) else [forkserver, *forkserver.children(recursive=True)]
     threading.Timer(0.05, lambda: [victim.send_signal(number) for victim in victims]).start()
     return True
 
