@@ -1,9 +1,11 @@
 """Starts actors' processes on this machine by fork, from a process that has imported torch, transformers and vLLM.
 
-    raylet --> python forkserver.py default_worker.py ...     the first on a node starts the server and waits for it
+    raylet --> python forkserver.py default_worker.py ...
                     |  arguments, environment, standard streams
                     v
                server: imports once ----fork---> default_worker.py of Ray, all imports done
+
+A driver starts the server before it reads its data; where there is none, the first process of a node starts it.
 
 Importing takes 8 to 12 s of a core, and a run has seven such processes or more: on two cores that was most of the time
 until the first step, and of the time until a lost engine was back. Ray is told through `py_executable` of its runtime
@@ -33,25 +35,22 @@ import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
-# What an actor of any role imports, and what a model's construction imports by name.
+# What actors of any role import and no model's construction can do without.
 MODULES = (
     "actors.rollout",
     "actors.vllm_engine",
-    "actors.learner",
-    "actors.critic",
-    "actors.reference",
+    "policy.learning.learner",
+    "policy.learning.critic",
     "vllm.v1.worker.cpu_worker",
-    "ray._private.worker",
 )
 IDLE_S = 120.0  # without a child for so long, the server ends
 BIND_S = 10.0
 IMPORT_S = 40.0  # Ray waits a minute for a worker
 READY, AGREED = b"?", b"!"  # nothing is forked for a process that no longer waits
 LENGTH = struct.Struct("!I")
-# They differ from process to process, and no import reads them.
-OF_ONE_WORKER = ("RAY_", "SPT_", "_", "SHLVL", "PYTEST_CURRENT_TEST")
+SERVER = "POINTVG_FORK_SERVER"  # variable of a worker's environment: the name of the server that is to fork it
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +71,25 @@ def python_executable() -> str:
     return f"{sys.executable} -S {Path(__file__).resolve()}"
 
 
-def socket_path(environment: Mapping[str, str], raylet: int) -> Path:
-    """Where the server for such processes listens: one for each node, interpreter and environment.
+def server_name(variables: Mapping[str, str]) -> str:
+    """Of the server of this process, a driver, for actors with these variables: imports may have read them.
 
-    >>> one = socket_path({"OMP_NUM_THREADS": "1", "RAY_JOB_ID": "1"}, 7)
-    >>> one == socket_path({"OMP_NUM_THREADS": "1", "RAY_JOB_ID": "2"}, 7)
+    >>> server_name({"OMP_NUM_THREADS": "1"}) == server_name({"OMP_NUM_THREADS": "1"})
     True
-    >>> one == socket_path({"OMP_NUM_THREADS": "2"}, 7)
-    False
     """
-    read = sorted((name, value) for name, value in environment.items() if not name.startswith(OF_ONE_WORKER))
-    key = hashlib.sha256(json.dumps([sys.executable, raylet, read]).encode()).hexdigest()[:20]
-    return Path(tempfile.gettempdir()) / f"pointvg-fork-{os.getuid()}" / key
+    key = hashlib.sha256(json.dumps([sys.executable, *sorted(variables.items())]).encode()).hexdigest()[:16]
+    return f"{os.getpid()}-{key}"
+
+
+def prestart(variables: Mapping[str, str]) -> None:
+    """Starts the server, without waiting for it, so that it imports while a driver still reads its data."""
+    path = _socket_path(server_name(variables))
+    try:
+        with _locked(path):
+            if not path.exists():
+                _start_server(path, {**os.environ, **variables})
+    except OSError as error:
+        print(f"forkserver: {error}; processes start without it", file=sys.stderr)
 
 
 # ---- in the process that the raylet starts ----
@@ -93,15 +99,15 @@ def start_worker(arguments: Sequence[str]) -> None:
     """Has the server fork a process with these arguments; becomes that process itself where there is none."""
     start = Start(tuple(arguments), dict(os.environ), os.getcwd())
     try:
-        if _forked(start, socket_path(os.environ, os.getppid()), os.getppid()):
+        if _forked(start, _socket_path(os.environ[SERVER])):
             return
     except OSError as error:
         print(f"forkserver: {error}; starting without it", file=sys.stderr)
     os.execv(sys.executable, [sys.executable, *arguments])
 
 
-def _forked(start: Start, path: Path, raylet: int) -> bool:
-    with _connected(path, raylet) as connection:
+def _forked(start: Start, path: Path) -> bool:
+    with _connected(path) as connection:
         message = json.dumps(asdict(start)).encode()
         streams = array.array("i", [0, 1, 2])
         connection.sendmsg([LENGTH.pack(len(message))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
@@ -113,25 +119,41 @@ def _forked(start: Start, path: Path, raylet: int) -> bool:
         return True
 
 
-def _connected(path: Path, raylet: int) -> socket.socket:
-    """A connection to the server, which is started if there is none."""
+def _socket_path(name: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"pointvg-fork-{os.getuid()}" / name
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Generator[None]:
+    """Of those that find no server one starts it. Raises PermissionError where others could have put one there."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     if path.parent.stat().st_uid != os.getuid() or path.parent.stat().st_mode & 0o077:
         raise PermissionError(f"{path.parent} is open to other users")
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with contextlib.suppress(OSError):
+        yield
+
+
+def _start_server(path: Path, environment: Mapping[str, str]) -> None:
+    path.unlink(missing_ok=True)
+    command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(path)]
+    nothing = subprocess.DEVNULL
+    subprocess.Popen(command, env=environment, start_new_session=True, stdin=nothing, stdout=nothing, stderr=nothing)
+    deadline = time.monotonic() + BIND_S
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no server at {path} within {BIND_S:.0f} s")
+        time.sleep(0.02)
+
+
+def _connected(path: Path) -> socket.socket:
+    """A connection to the server, which is started if there is none."""
+    with _locked(path):
+        try:
             return _connect(path)
-        path.unlink(missing_ok=True)
-        command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(path), str(raylet)]
-        nothing = subprocess.DEVNULL
-        subprocess.Popen(command, start_new_session=True, stdin=nothing, stdout=nothing, stderr=nothing)
-        deadline = time.monotonic() + BIND_S
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                return _connect(path)
-            time.sleep(0.02)
-    raise TimeoutError(f"no server at {path} within {BIND_S:.0f} s")
+        except OSError:
+            _start_server(path, os.environ)
+            return _connect(path)
 
 
 def _connect(path: Path) -> socket.socket:
@@ -147,19 +169,22 @@ def _connect(path: Path) -> socket.socket:
 # ---- in the server ----
 
 
-def serve(path: Path, raylet: int, modules: Sequence[str] = MODULES) -> Start | None:
+def serve(path: Path, modules: Sequence[str] = MODULES) -> Start | None:
     """Forks a process for every connection. Returns in each of those what it is to become, None when the server ends.
 
-    It ends with the raylet, or when it has had no children for IDLE_S.
+    It ends with the driver that its name begins with, or when it has had no children for IDLE_S.
     """
+    driver = int(path.name.partition("-")[0])
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
+        unheard = path.with_suffix(".new")
+        listener.bind(str(unheard))
         listener.listen(64)
-        usable = _imported(modules)
+        unheard.rename(path)  # whoever sees it can connect
+        usable = _imported(modules, driver)
         listener.settimeout(1.0)
         children: set[int] = set()
         used = time.monotonic()
-        while _alive(raylet) and (children or time.monotonic() - used < IDLE_S):
+        while _alive(driver) and (children or time.monotonic() - used < IDLE_S):
             children -= {child for child in children if os.waitpid(child, os.WNOHANG)[0]}
             with contextlib.suppress(OSError, ValueError):  # nobody came, or whoever did went away
                 connection, _ = listener.accept()
@@ -175,13 +200,21 @@ def serve(path: Path, raylet: int, modules: Sequence[str] = MODULES) -> Start | 
     return None
 
 
-def _imported(modules: Sequence[str]) -> bool:
-    """False where one cannot be imported: a process that starts plainly will say why."""
+def _imported(modules: Sequence[str], driver: int) -> bool:
+    """False where one cannot be imported: a process that starts plainly will say why. Stops where the driver ended.
+
+    Ray is hidden meanwhile, which vLLM takes as not installed: its library keeps the variables that it finds when it is
+    loaded, such as the raylet's number, and children are of several.
+    """
+    sys.modules["ray"] = cast("Any", None)
     try:
         for module in modules:
-            importlib.import_module(module)
+            if _alive(driver):
+                importlib.import_module(module)
     except Exception:
         return False
+    finally:
+        del sys.modules["ray"]
     gc.collect()
     gc.freeze()  # pages of what was imported stay shared with the children
     return True
@@ -235,7 +268,8 @@ def become(start: Start) -> None:
     os.environ.update(start.environment)
     np.random.seed()  # what libraries share: each process its own, as without a fork
     sys.argv = list(start.arguments)
-    sys.path[0] = str(Path(start.arguments[0]).parent)
+    given = start.environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:1] = [str(Path(start.arguments[0]).parent), *(path for path in given if path and path not in sys.path)]
     runpy.run_path(start.arguments[0], run_name="__main__")
 
 
@@ -243,7 +277,7 @@ if __name__ == "__main__":
     if sys.argv[1] == "--serve":
         # This file's folder is where the script lies, and no place to import from.
         sys.path[0] = str(Path(__file__).resolve().parent.parent)
-        asked = serve(Path(sys.argv[2]), int(sys.argv[3]))
+        asked = serve(Path(sys.argv[2]))
         if asked is not None:
             become(asked)
     else:

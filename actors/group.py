@@ -22,7 +22,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, placement_
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors import health
-from actors.forkserver import python_executable
+from actors.environment import environment, forkable
+from actors.forkserver import SERVER, python_executable, server_name
 from schemas.config import Role, SftResources
 
 TICK_S = 1.0  # signs of life are looked at this often while waiting
@@ -66,32 +67,16 @@ def iterate(
     return getattr(actor, method.__name__).options(num_returns="streaming").remote(*arguments, **named)
 
 
-def environment(gpus: float, threads: int) -> dict[str, str]:
-    """Variables of an actor's process. Spinning threads on shared cores cost a factor of 2 to 4: they wait.
-
-    >>> environment(gpus=0, threads=2)["OMP_NUM_THREADS"]
-    '2'
-    """
-    variables = {
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-    }
-    if gpus == 0:
-        # No compiler is needed where nothing is compiled; GPUs keep their compiled kernels.
-        variables |= {"TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    return variables
-
-
 def _runtime_environment(gpus: float, threads: int) -> dict[str, Any]:
-    """Of an actor's process: variables, and a start by fork where that is known to work.
-
-    Nothing holds CUDA or a pool of threads through a fork, and other machines may have the interpreter elsewhere.
+    """Of an actor's process: variables, and a start by fork where that works: other machines may have the interpreter
+    elsewhere.
     """
-    here = all(node["NodeManagerHostname"] == socket.gethostname() for node in ray.nodes() if node["Alive"])
-    forked = {"py_executable": python_executable()} if not gpus and threads == 1 and here else {}
-    return {"env_vars": environment(gpus, threads), **forked}
+    variables = environment(gpus, threads)
+    if forkable(gpus, threads) and all(
+        node["NodeManagerHostname"] == socket.gethostname() for node in ray.nodes() if node["Alive"]
+    ):
+        return {"env_vars": variables | {SERVER: server_name(variables)}, "py_executable": python_executable()}
+    return {"env_vars": variables}
 
 
 def node_by_node(node_of: Mapping[int, str]) -> list[int]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
+from actors.environment import environment, forkable
+from actors.forkserver import prestart
 from orchestrator.cli.options import COMMANDS, Config, Overrides, loaded, loaded_as_it_says
-from schemas.config import SftConfig, TrainConfig
+from schemas.config import SftConfig, SftResources, TrainConfig
 from schemas.config.file import ConfigError
+
+
+def _import_ahead(resources: SftResources) -> None:
+    """Lets what actors import be imported while this process imports and reads its own; see actors/forkserver.py."""
+    if not os.environ.get("RAY_ADDRESS") and forkable(resources.learner.gpus, resources.threads):
+        prestart(environment(resources.learner.gpus, resources.threads))
 
 
 def sft(config: Config, overrides: Overrides = None) -> None:
@@ -17,6 +26,7 @@ def sft(config: Config, overrides: Overrides = None) -> None:
     They are written from the ground truth. The same command continues a run that was interrupted.
     """
     chosen = loaded(SftConfig, config, overrides).config
+    _import_ahead(chosen.resources)
     from orchestrator.sft import run_sft
 
     typer.echo(f"model        {run_sft(chosen).export}")
@@ -29,6 +39,7 @@ def train(config: Config, overrides: Overrides = None) -> None:
     same command continues a run that was interrupted.
     """
     chosen = loaded(TrainConfig, config, overrides).config
+    _import_ahead(chosen.resources)
     from orchestrator.cli.summary import print_outcome
     from orchestrator.train_run import run_training
 

@@ -5,16 +5,14 @@ A replica that is lost is started again in its place; what it had not finished g
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from actors.group import TICK_S, ActorGroup, GroupError, Limits, ask
 from actors.reference import ReferenceActor
-from orchestrator.recovery.recoveries import LostPart, Recoveries
+from orchestrator.recovery.recoveries import Recoveries
+from orchestrator.recovery.returns import Returns, Supply
 from orchestrator.roles.dispatch import ShardRef
 from schemas.config import TrainConfig
 
@@ -47,24 +45,16 @@ class PendingLogprobs:
         self.rank, self._ref = self._role.send(self.shard)
 
 
-@dataclass(frozen=True, slots=True)
-class _Return:
-    """A replica on its way back: its loss, and the reference that is there when it has its model."""
-
-    loss: LostPart
-    ready: Any
-    since: float = field(default_factory=time.monotonic)
-
-
 class ReferenceRole:
     """Replicas of the reference model; shards go in turn to those that are there."""
 
     def __init__(self, group: ActorGroup, recoveries: Recoveries) -> None:
         self.group = group
-        self._recoveries = recoveries
         self._next = 0
         self._pending: list[PendingLogprobs] = []
-        self._returns: dict[int, _Return] = {}
+        self._returns = Returns(
+            group, recoveries, lambda rank: Supply("start", ask(group.actors[rank], ReferenceActor.ready))
+        )
 
     @classmethod
     def spawn(cls, config: TrainConfig, recoveries: Recoveries) -> ReferenceRole:
@@ -108,7 +98,7 @@ class ReferenceRole:
 
         Raises RecoveryLimitError, or the error, where that is no use.
         """
-        self._restart(error)
+        self._returns.lost(error)
         for pending in [pending for pending in self._pending if pending.rank in error.ranks]:
             pending.send_again()
 
@@ -119,44 +109,19 @@ class ReferenceRole:
             try:
                 self.group.gather("start", refs, self.group.limits.start_s)
             except GroupError as error:
-                self._restart(error)
+                self._returns.lost(error)
                 refs = {rank: ref for rank, ref in refs.items() if rank not in error.ranks}
             else:
                 refs = {}
-        while self._returns:
-            self._await_one()
-
-    def _restart(self, error: GroupError) -> None:
-        loss = self._recoveries.begin(error, self.group)
-        self.group.restart(error.ranks)
-        for rank in error.ranks:
-            self._returns[rank] = _Return(loss, ask(self.group.actors[rank], ReferenceActor.ready))
+        while len(self._returns):
+            self._returns.greet(TICK_S)
 
     def _present(self) -> list[int]:
         """Ranks that have their model, at least one."""
-        self._greet()
+        self._returns.greet()
         while not (present := [rank for rank in range(len(self.group)) if rank not in self._returns]):
-            self._await_one()
+            self._returns.greet(TICK_S)
         return present
-
-    def _await_one(self) -> None:
-        """Waits, for a tick at most, for a replica to be back."""
-        ray.wait([one.ready for one in self._returns.values()], num_returns=1, timeout=TICK_S)
-        self._greet()
-
-    def _greet(self) -> None:
-        """Takes note of replicas that are back, without waiting, and of those that do not come back."""
-        limit = self.group.limits.start_s
-        for rank, one in list(self._returns.items()):
-            try:
-                if ray.wait([one.ready], timeout=0)[0]:
-                    self.group.check("start", rank, one.ready)
-                    del self._returns[rank]
-                    self._recoveries.end(one.loss)
-                elif time.monotonic() - one.since > limit:
-                    raise GroupError("reference", [rank], "start", "late", f"not back within {limit:.0f} s")
-            except GroupError as error:
-                self._restart(error)
 
 
 class NoReference:

@@ -6,33 +6,21 @@ the others play its part.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
-
-import ray
 
 from actors.group import ActorGroup, GroupError, Limits, ask
 from actors.player import Order
 from actors.rollout import RolloutActor
-from orchestrator.recovery.recoveries import LostPart, Recoveries
+from orchestrator.recovery.recoveries import Recoveries
+from orchestrator.recovery.returns import Returns, Supply
 from orchestrator.recovery.stop import interruptible
 from orchestrator.roles.dispatch import Dispatch, ShardRef
 from orchestrator.telemetry.stage_seconds import timed
 from schemas.config import TrainConfig
 
 Weights = Callable[[], Sequence[Any]]  # references to the learner ranks' local shards of one version
-
-
-@dataclass(slots=True)
-class _Return:
-    """An engine on its way back: its loss, what it is to do, and the reference that is there when it has."""
-
-    loss: LostPart
-    what: str
-    ready: Any
-    since: float = field(default_factory=time.monotonic)
 
 
 class RolloutRole:
@@ -43,12 +31,11 @@ class RolloutRole:
     ) -> None:
         """`shards` of each engine's part; `seed` for runs that must repeat exactly; `nccl` if weights come that way."""
         self.group = group
-        self._recoveries = recoveries
         self._shards = shards
         self._seed = seed
         self._nccl = nccl
         self._weights: tuple[int, Weights] | None = None  # the version published last, and who has it
-        self._returns: dict[int, _Return] = {}
+        self._returns = Returns(group, recoveries, self._supply)
         self._stale: set[int] = set()  # back, but without weights: NCCL brings them to all engines at once
 
     @classmethod
@@ -94,16 +81,19 @@ class RolloutRole:
         An engine that is away takes them when it is back; the others do not wait for it. `shards` is asked again for an
         engine that is lost later: references may have been lost with a node.
         """
-        self._greet()
+        self._returns.greet()
         self._weights = (version, shards)
-        here = tuple(shards())
-        actors = enumerate(self.group.actors)
-        refs = {rank: ask(actor, RolloutActor.load_weights, version, *here) for rank, actor in actors}
-        for rank, one in self._returns.items():
-            one.ready = refs.pop(rank)
+        here, what = tuple(shards()), f"weights of version {version}"
+        refs: dict[int, Any] = {}
+        for rank, actor in enumerate(self.group.actors):
+            ref = ask(actor, RolloutActor.load_weights, version, *here)
+            if rank in self._returns:
+                self._returns.await_instead(rank, Supply(what, ref))
+            else:
+                refs[rank] = ref
         while refs:
             try:
-                self.group.gather(self._supply_name(), refs)
+                self.group.gather(what, refs)
             except GroupError as error:
                 self.lost(error)
                 refs = {rank: ref for rank, ref in refs.items() if rank not in error.ranks}
@@ -113,14 +103,14 @@ class RolloutRole:
     def took_weights(self, version: int) -> None:
         """Every engine was sent `version` over NCCL."""
         self.group.call(RolloutActor.took_weights, version)
-        for rank in list(self._returns):
+        for rank in [rank for rank in range(len(self.group)) if rank in self._returns]:
             self.welcome(rank)
         self._stale.clear()
 
     def present(self) -> list[int]:
         """Ranks that can be given work. Raises RuntimeError when there is none, nor will be."""
         present = [rank for rank in range(len(self.group)) if rank not in self._returns and rank not in self._stale]
-        if not present and not self._returns:
+        if not present and not len(self._returns):
             raise RuntimeError(
                 "rollout: every engine was lost, and weight_transfer='nccl' brings weights at the end of a step only; "
                 "the same command continues from the last checkpoint. More engines, or 'object_store', survive this"
@@ -132,44 +122,22 @@ class RolloutRole:
 
         Raises GroupError for one that does not come back.
         """
-        limit = self.group.limits.start_s
-        for rank, one in self._returns.items():
-            if time.monotonic() - one.since > limit:
-                raise GroupError("rollout", [rank], one.what, "late", f"not back within {limit:.0f} s")
-        return {one.ready: rank for rank, one in self._returns.items()}
+        return self._returns.away()
 
     def welcome(self, rank: int) -> None:
         """Takes an engine back for work: what `away` gave for this rank is ready. Raises GroupError if it failed."""
-        one = self._returns[rank]
-        self.group.check(one.what, rank, one.ready)
-        del self._returns[rank]
+        self._returns.welcome(rank)
         if self._nccl:
             self._stale.add(rank)
-        self._recoveries.end(one.loss)
 
     def lost(self, error: GroupError) -> None:
         """Restarts the ranks of the error. Raises RecoveryLimitError, or the error, where that is no use."""
-        loss = self._recoveries.begin(error, self.group)
-        self.group.restart(error.ranks)
-        for rank in error.ranks:
-            self._returns[rank] = _Return(replace(loss, ranks=(rank,)), self._supply_name(), self._supply(rank))
+        self._returns.lost(error)
 
-    def _greet(self) -> None:
-        """Takes note of engines that are back, without waiting."""
-        for rank, one in list(self._returns.items()):
-            if ray.wait([one.ready], timeout=0)[0]:
-                try:
-                    self.welcome(rank)
-                except GroupError as error:
-                    self.lost(error)
-
-    def _supply(self, rank: int) -> Any:
+    def _supply(self, rank: int) -> Supply:
         """Sends an engine the weights published last; the ones it started from need not be sent."""
         actor = self.group.actors[rank]
         if self._weights is None:
-            return ask(actor, RolloutActor.ready)
+            return Supply("start", ask(actor, RolloutActor.ready))
         version, shards = self._weights
-        return ask(actor, RolloutActor.load_weights, version, *shards())
-
-    def _supply_name(self) -> str:
-        return "start" if self._weights is None else f"weights of version {self._weights[0]}"
+        return Supply(f"weights of version {version}", ask(actor, RolloutActor.load_weights, version, *shards()))

@@ -2,6 +2,7 @@
 
 a replica without a sign of life (stopped, say)    killed: Serve itself waits for three slow health checks
 the application, or all of Serve, gone             deployed again
+Serve's controller raises, or cannot be reached    asked again at the next look: replicas score without it meanwhile
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from actors.health import Pulse
@@ -19,6 +22,8 @@ from services.reward.deployment import deploy
 
 NAMESPACE, CONTROLLER = "serve", "SERVE_CONTROLLER_ACTOR"
 EVERY_S = 1.0
+# What Serve's own calls raise: an error of the controller's, its death, an application that does not come up.
+FAILED = (RayError, RayServeException, RuntimeError, TimeoutError)
 
 
 class ServiceKeeper:
@@ -38,11 +43,22 @@ class ServiceKeeper:
     def look(self) -> DeploymentHandle[Any] | None:
         """Kills silent replicas and deploys a service that is gone, whose new handle it returns.
 
-        Waits for nothing else, and does nothing when called again within a second.
+        Waits for nothing else, and does nothing when called again within a second. What Serve raises is printed, and
+        left to the next look: a call that waits has its own limit.
         """
         now = time.monotonic()
         if now - self._looked < EVERY_S:
             return None
+        try:
+            return self._mended(now)
+        except FAILED as error:
+            cause = error.cause if isinstance(error, RayTaskError) else error
+            print(f"reward       Ray Serve: {type(cause).__name__}: {cause}; asked again", flush=True)
+            return None
+        finally:
+            self._looked = time.monotonic()
+
+    def _mended(self, now: float) -> DeploymentHandle[Any] | None:
         names = _names()
         self._find_replicas(names)
         if self._replicas:
@@ -50,12 +66,11 @@ class ServiceKeeper:
         vanished = now - self._seen > self._silence_s and self._app not in serve.status().applications
         if CONTROLLER not in names or vanished:
             handle = deploy(self._options, self._app)
-            self._looked = self._seen = time.monotonic()
+            self._seen = time.monotonic()
             return handle
         for replica in self._pulse.silent(self._replicas.values()):
             ray.kill(replica)
             self._pulse.forget(replica)
-        self._looked = time.monotonic()
         return None
 
     def _find_replicas(self, names: set[str]) -> None:

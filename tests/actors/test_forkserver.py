@@ -32,7 +32,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from actors import forkserver
-asked = forkserver.serve(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+asked = forkserver.serve(Path(sys.argv[1]), sys.argv[2:])
 if asked is not None:
     forkserver.become(asked)
 """
@@ -49,13 +49,14 @@ def script(tmp_path: Path) -> Path:
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Of a process whose server would listen in a folder of this test."""
-    return {**os.environ, "TMPDIR": str(tmp_path), "COLOUR": "red", "PYTHONPATH": str(ROOT)}
+    name = f"{os.getpid()}-test"
+    return {**os.environ, "TMPDIR": str(tmp_path), "COLOUR": "red", "PYTHONPATH": str(ROOT), forkserver.SERVER: name}
 
 
 @contextmanager
-def server(path: Path, raylet: int, *modules: str) -> Generator[subprocess.Popen[bytes]]:
+def server(path: Path, *modules: str) -> Generator[subprocess.Popen[bytes]]:
     path.parent.mkdir(mode=0o700)
-    command = [sys.executable, "-c", SERVE, str(path), str(raylet), *modules]
+    command = [sys.executable, "-c", SERVE, str(path), *modules]
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
         try:
             until(path.exists)
@@ -71,22 +72,22 @@ def until(true: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
-def path_for(environment: Mapping[str, str], raylet: int, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(forkserver.tempfile, "tempdir", environment["TMPDIR"])
-    return forkserver.socket_path(environment, raylet)
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the server of `environment` listens."""
+    return tmp_path / f"pointvg-fork-{os.getuid()}" / f"{os.getpid()}-test"
 
 
 def started(script: Path, environment: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """What the raylet does; its process is this one."""
+    """What a raylet does."""
     command = [*forkserver.python_executable().split(), str(script), "--one", "two words"]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=True)
 
 
 def test_a_forked_process_is_what_it_would_have_been_but_for_its_imports(
-    script: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Path, environment: dict[str, str], tmp_path: Path, path: Path
 ) -> None:
-    path = path_for(environment, os.getpid(), monkeypatch)
-    with server(path, os.getpid(), "colorsys") as process:
+    with server(path, "colorsys") as process:
         told = json.loads(started(script, environment, tmp_path).stdout)
         assert told == [
             [str(script), "--one", "two words"],
@@ -100,10 +101,9 @@ def test_a_forked_process_is_what_it_would_have_been_but_for_its_imports(
 
 
 def test_a_process_starts_plainly_where_the_server_cannot_import(
-    script: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Path, environment: dict[str, str], tmp_path: Path, path: Path
 ) -> None:
-    path = path_for(environment, os.getpid(), monkeypatch)
-    with server(path, os.getpid(), "time", "no_such_module"):
+    with server(path, "time", "no_such_module"):
         done = started(script, environment, tmp_path)
         argv, _, colour, imported, parent, *_ = json.loads(done.stdout)
         assert argv == [str(script), "--one", "two words"]
@@ -111,22 +111,21 @@ def test_a_process_starts_plainly_where_the_server_cannot_import(
 
 
 def test_a_folder_that_others_may_write_to_is_not_used(
-    script: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Path, environment: dict[str, str], tmp_path: Path, path: Path
 ) -> None:
-    path_for(environment, os.getpid(), monkeypatch).parent.mkdir(mode=0o777)
-    path_for(environment, os.getpid(), monkeypatch).parent.chmod(0o777)
+    path.parent.mkdir()
+    path.parent.chmod(0o777)
     done = started(script, environment, tmp_path)
     assert "is open to other users; starting without it" in done.stderr
     assert json.loads(done.stdout)[4] == os.getpid()
 
 
 def test_nothing_is_forked_for_a_caller_that_has_given_up_and_the_server_serves_on(
-    script: Path, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Path, environment: dict[str, str], tmp_path: Path, path: Path
 ) -> None:
-    path = path_for(environment, os.getpid(), monkeypatch)
     left = tmp_path / "left"
     script.write_text(f"open({str(left)!r}, 'w')\n")
-    with server(path, os.getpid()) as process:
+    with server(path) as process:
         message = json.dumps({"arguments": [str(script)], "environment": {}, "folder": str(tmp_path)}).encode()
         with socket.socket(socket.AF_UNIX) as caller:
             caller.connect(str(path))
@@ -140,16 +139,12 @@ def test_nothing_is_forked_for_a_caller_that_has_given_up_and_the_server_serves_
         until(left.exists)
 
 
-def test_the_server_ends_with_the_raylet_and_leaves_nothing(
-    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with subprocess.Popen(["sleep", "60"]) as raylet:
-        path = path_for(environment, raylet.pid, monkeypatch)
-        with server(path, raylet.pid) as process:
-            raylet.kill()
-            raylet.wait()
-            assert process.wait(timeout=10) == 0
-            assert list(path.parent.iterdir()) == []
+def test_the_server_ends_with_the_driver_and_leaves_nothing(path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as driver, server(path.with_name(f"{driver.pid}-test")) as process:
+        driver.kill()
+        driver.wait()
+        assert process.wait(timeout=10) == 0
+    assert list(path.parent.iterdir()) == []
 
 
 class Told:
@@ -159,18 +154,19 @@ class Told:
         return os.getpid(), os.getppid(), "vllm.v1.engine.llm_engine" in sys.modules
 
 
-@pytest.mark.cluster
-def test_actors_of_a_group_are_children_of_one_server_and_so_is_one_that_comes_back() -> None:
+@contextmanager
+def group_of_two() -> Generator[ActorGroup]:
     start_local(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        group = ActorGroup.spawn(
-            "rollout",
-            Told,
-            Role(count=2),
-            1,
-            arguments=lambda rank: (),
-            limits=Limits(start_s=120, call_s=120, silence_s=120),
-        )
+        limits = Limits(start_s=120, call_s=120, silence_s=120)
+        yield ActorGroup.spawn("rollout", Told, Role(count=2), 1, arguments=lambda _: (), limits=limits)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.cluster
+def test_actors_are_children_of_one_server_those_that_come_back_too_and_those_of_the_next_cluster() -> None:
+    with group_of_two() as group:
         (first, server, imported), (second, also, _) = group.call(Told.told)
         assert server == also
         assert imported
@@ -181,6 +177,16 @@ def test_actors_of_a_group_are_children_of_one_server_and_so_is_one_that_comes_b
         assert again != first
         assert kept == second
         assert parent == server
-    finally:
-        ray.shutdown()
-    until(lambda: not psutil.pid_exists(server))
+    until(lambda: not psutil.pid_exists(again))
+    with group_of_two() as group:  # whose raylet is another
+        assert {parent for _, parent, _ in group.call(Told.told)} == {server}
+
+
+@pytest.mark.cluster
+def test_actors_end_with_their_raylet_though_it_is_not_their_parent() -> None:
+    with group_of_two() as group:
+        pids = [pid for pid, _, _ in group.call(Told.told)]
+        (raylet,) = [one for one in psutil.Process().children(recursive=True) if one.name() == "raylet"]
+        raylet.kill()
+        raylet.wait()
+        until(lambda: not any(psutil.pid_exists(pid) for pid in pids))

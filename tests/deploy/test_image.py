@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from actors.group import environment
+from actors.environment import environment
 from tests.deploy.manifests import ROOT, only, pods, tool
 
 DOCKER = ROOT / "docker"

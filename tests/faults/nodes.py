@@ -52,7 +52,11 @@ def two_nodes() -> Generator[dict[str, str]]:
             f"--temp-dir={temporary}/ray",
         )
         address = _said(head, r"--address='([^']+)'")
-        doomed = start(Path(temporary, "doomed.log"), f"--address={address}", "--num-cpus=1", DOOMED_NODE="1")
+        own = Path(temporary, "tmp")  # as on a machine of its own: what is there is not shared
+        own.mkdir()
+        doomed = start(
+            Path(temporary, "doomed.log"), f"--address={address}", "--num-cpus=1", DOOMED_NODE="1", TMPDIR=str(own)
+        )
         _said(doomed, r"(Ray runtime started)")  # a run that is placed earlier would be on the head alone
         environment = {name: common[name] for name in ("RAY_AUTH_MODE", "RAY_max_direct_call_object_size", *QUICK)}
         yield environment | {"RAY_ADDRESS": address}

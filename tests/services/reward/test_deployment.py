@@ -15,11 +15,13 @@ import httpx
 import pyarrow as pa
 import pytest
 import ray
+from ray import serve
 
 from schemas.config.service import ServiceOptions
 from schemas.scoring import FrameSpec, ScoreItem
 from services.http.retry import Retry, RewardServiceError
 from services.reward import deployment as reward
+from services.reward import keeper
 from services.reward.client import RewardClient
 from services.reward.handle import HandleClient
 from services.reward.scoring import BuiltIn, score_table
@@ -201,3 +203,41 @@ def test_a_token_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("POINTVG_TOKEN", given)
     with pytest.raises(RuntimeError, match=r"POINTVG_TOKEN \(reward\.token_env\)"):
         reward.read_token(ServiceOptions(token_env="POINTVG_TOKEN", port=8100))
+
+
+def in_controller(do: Any) -> None:
+    """Runs a function in the process of Serve's controller."""
+    controller: Any = ray.get_actor("SERVE_CONTROLLER_ACTOR", namespace="serve")
+    ray.get(controller.__ray_call__.remote(do), timeout=20)
+
+
+def raise_on_status(controller: Any) -> None:
+    def raises(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a controller that raises")
+
+    controller.application_state_manager.list_app_statuses = raises  # what `serve status` asks it for
+
+
+def raise_no_more(controller: Any) -> None:
+    del controller.application_state_manager.list_app_statuses
+
+
+def test_a_controller_that_raises_is_asked_again_and_scoring_goes_on(
+    deployed: Any, rollouts: pa.Table, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(keeper, "EVERY_S", 0.0)
+    gone = keeper.ServiceKeeper(deployed.options.model_copy(update={"port": None}), "gone", silence_s=0.1)
+    client = HandleClient(deployed.handle, keeper=gone)
+    in_controller(raise_on_status)
+    try:
+        time.sleep(0.2)
+        client.look()
+        assert client.handle is deployed.handle
+        assert "a controller that raises" in capsys.readouterr().out
+        client.score([ray.put(rollouts)])
+    finally:
+        in_controller(raise_no_more)
+    client.look()
+    assert client.handle is not deployed.handle  # what was gone is deployed now
+    client.score([ray.put(rollouts)])
+    serve.delete("gone")
