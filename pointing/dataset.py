@@ -8,30 +8,27 @@ The order of tasks is that of the files; which are dealt out when is the sampler
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from pointing.coordinates import Size
+from pointing.data_rows import DataRow, DatasetError, data_rows, labels, task_files
 from pointing.drawing import MAX_PIXELS, ImageError
-from pointing.ground_truth import read_ground_truth
+from pointing.ground_truth import truth_or_errors
 from pointing.image_check import image_size
 from pointing.sampler import Cursor, Sampler
-from pointing.truth_check import check_truth
+from pointing.truth_check import truth_errors
 from pointing.unpack import unpacked
 from schemas.row_problem import FieldError, RowProblem, shown
-from schemas.task import Task
+from schemas.task import GroundTruth, Task
 
-__all__ = ["Cursor", "Dataset", "DatasetError", "DatasetOptions", "Sampler", "read"]
+__all__ = ["Cursor", "Dataset", "DatasetError", "DatasetOptions", "ReadRow", "Sampler", "read", "read_rows"]
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
 IMAGE, VIDEO = "<image>", "<video>"
 SHOWN = 10  # rejections listed in an error message
+REMEMBERED = 20_000  # image files whose size is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +72,6 @@ class Dataset:
     overlong: int
 
 
-class DatasetError(ValueError):
-    """Task files cannot be used; the message names files, rows and fields."""
-
-
 def read(options: DatasetOptions, prompt_length: Callable[[Task], int] | None = None) -> Dataset:
     """Reads and checks all files. `prompt_length` counts the tokens of a task's prompt with its images expanded;
     a FieldError of it rejects the row, as does a ValueError, which is then about the prompt.
@@ -91,23 +84,20 @@ def read(options: DatasetOptions, prompt_length: Callable[[Task], int] | None = 
     tasks: list[Task] = []
     rejected: list[RowProblem] = []
     overlong = 0
-    files = _files(options.files)
-    reader = _Reader(options)
-    for file, label in zip(files, _labels(files), strict=True):
-        for row in itertools.islice(_rows(file), options.rows_per_file):
-            if row.error is not None:
-                rejected.append(RowProblem.of(row.error, str(file), row.number))
-                continue
-            try:
-                task = reader.task(row, f"{label}-{row.index}")
-                length = _length(task, prompt_length, options.prompt_key)
-            except FieldError as error:
-                rejected.append(RowProblem.of(error, str(file), row.number))
-                continue
-            if options.max_prompt_length is not None and length > options.max_prompt_length:
-                overlong += 1
-            else:
-                tasks.append(task)
+    files = task_files(options.files)
+    for row in read_rows(options):
+        try:
+            if row.errors:
+                raise row.errors[0]
+            assert row.task is not None
+            length = _length(row.task, prompt_length, options.prompt_key)
+        except FieldError as error:
+            rejected.append(RowProblem.of(error, str(row.file), row.line))
+            continue
+        if options.max_prompt_length is not None and length > options.max_prompt_length:
+            overlong += 1
+        else:
+            tasks.append(row.task)
     if rejected and options.on_error == "fail":
         raise DatasetError(_summary(rejected))
     if not tasks:
@@ -115,6 +105,40 @@ def read(options: DatasetOptions, prompt_length: Callable[[Task], int] | None = 
         detail = f"; {_summary(rejected)}" if rejected else ""
         raise DatasetError(f"{names}: no usable task ({len(rejected)} rejected, {overlong} prompts too long){detail}")
     return Dataset(tuple(tasks), tuple(rejected), overlong)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRow:
+    """One row of a data file as it was read: a task, or all that is wrong with it.
+
+    `images` are the files that the row names, None for one that cannot be used, whatever else is wrong. `sizes` has
+    their sizes in the same order, if images are checked, and None for what cannot be read. `fields` is the row as it
+    stands in the file.
+
+    >>> ReadRow(Path("train.jsonl"), 1, {"prompt": ""}, None, (FieldError("prompt", "is no question", "give it"),)).task
+    """
+
+    file: Path
+    line: int
+    fields: Mapping[str, Any]
+    task: Task | None
+    errors: tuple[FieldError, ...]
+    images: tuple[Path | None, ...] = ()
+    sizes: tuple[Size | None, ...] = ()
+
+
+def read_rows(options: DatasetOptions) -> Iterator[ReadRow]:
+    """Every row of all files, one at a time, so that files of any size can be looked at; `on_error` and
+    `max_prompt_length` are `read`'s. Raises DatasetError for a file that cannot be read at all.
+    """
+    files = task_files(options.files)
+    reader = _Reader(options)
+    for file, label in zip(files, labels(files), strict=True):
+        for row in itertools.islice(data_rows(file), options.rows_per_file):
+            if row.error is not None:
+                yield ReadRow(row.file, row.number, row.fields, None, (row.error,))
+            else:
+                yield reader.read(row, f"{label}-{row.index}")
 
 
 def _length(task: Task, prompt_length: Callable[[Task], int] | None, field: str) -> int:
@@ -134,93 +158,6 @@ def _summary(rejected: Sequence[RowProblem]) -> str:
     return f'{len(rejected)} rows cannot be used; correct them, or set on_error to "skip":\n{shown}{more}'
 
 
-def _files(given: Sequence[str]) -> list[Path]:
-    """The task files, folders replaced by the task files in them (by name, without sub-folders)."""
-    files: list[Path] = []
-    for name in given:
-        path = Path(name)
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
-            if not inside:
-                raise DatasetError(f"{path}: a folder without {', '.join(SUFFIXES)} files")
-            files += inside
-        elif not path.is_file():
-            raise DatasetError(f"{path}: no such file or folder")
-        elif path.suffix not in SUFFIXES:
-            raise DatasetError(
-                f"{path}: {path.suffix or 'no suffix'} is not one of {', '.join(SUFFIXES)}; give a task file"
-            )
-        else:
-            files.append(path)
-    if not files:
-        raise DatasetError("no task files are given")
-    return files
-
-
-def _labels(files: Sequence[Path]) -> list[str]:
-    """A short name of each file, different for all: the start of its tasks' ids."""
-    stems = [file.stem for file in files]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{number}.{stem}" for number, stem in enumerate(stems)]
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One row of a file: its index from 0, and the number that people know it by. `error` says why it has no fields."""
-
-    file: Path
-    index: int
-    number: int
-    fields: Mapping[str, Any]
-    error: FieldError | None = None
-
-
-def _rows(file: Path) -> Iterator[_Row]:
-    reader = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[file.suffix]
-    for index, (number, value) in enumerate(reader(file)):
-        if isinstance(value, Exception):
-            yield _Row(file, index, number, {}, FieldError("row", f"not JSON ({value})", "write one object a line"))
-        elif not isinstance(value, dict):
-            what = f"is a {type(value).__name__}, not an object with fields"
-            yield _Row(file, index, number, {}, FieldError("row", what, "write an object", shown(value)))
-        else:
-            yield _Row(file, index, number, cast("dict[str, Any]", value))
-
-
-def _jsonl(file: Path) -> Iterator[tuple[int, object]]:
-    """(line number from 1, value or the error of reading it); blank lines are passed over."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except (ValueError, RecursionError) as error:
-                    yield number, error
-
-
-def _json(file: Path) -> Iterator[tuple[int, object]]:
-    try:
-        rows: object = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{file}: not JSON ({error}); one object per line goes into a .jsonl file") from error
-    if not isinstance(rows, list):
-        raise DatasetError(f"{file}: holds a {type(rows).__name__}; expected a list of objects")
-    return enumerate(cast("list[object]", rows), start=1)
-
-
-def _parquet(file: Path) -> Iterator[tuple[int, object]]:
-    number = 0
-    try:
-        with pq.ParquetFile(file) as table:
-            for batch in table.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield number, row
-    except pa.ArrowException as error:
-        raise DatasetError(f"{file}: cannot be read as Parquet after row {number} ({error})") from error
-
-
 class _Reader:
     """Makes tasks from rows. Remembers what it found out about image files, which tasks often share."""
 
@@ -229,46 +166,71 @@ class _Reader:
         self._folders: dict[Path, Path] = {}
         self._sizes: dict[Path, Size | str] = {}
 
-    def task(self, row: _Row, task_id: str) -> Task:
-        """The task of a row. Raises FieldError."""
+    def read(self, row: DataRow, task_id: str) -> ReadRow:
+        """The row's task, or every FieldError of it; those of a field that another hides come with the next reading."""
         options = self._options
+        errors: list[FieldError] = []
+        there = ", ".join(map(str, row.fields)) or "no fields"
         for key in (options.prompt_key, options.ground_truth_key, options.images_key):
             if key not in row.fields:
-                there = ", ".join(map(str, row.fields)) or "no fields"
-                raise FieldError(key, f"is missing; the row has {there}", "name the right one in data.*_key")
-        _refuse_videos(row.fields, options)
-        images = self._images(row)
-        if not images:
-            raise FieldError(options.images_key, "holds no image", "give one: a ray needs an image to be drawn on")
-        if options.max_images is not None and len(images) > options.max_images:
-            raise FieldError(
-                options.images_key,
-                f"holds {len(images)} images, more than data.max_images={options.max_images}",
-                "raise it, or give fewer",
-            )
-        prompt = _prompt(row.fields[options.prompt_key], options.prompt_key, len(images))
-        truth = read_ground_truth(row.fields[options.ground_truth_key], options.ground_truth_key)
+                errors.append(FieldError(key, f"is missing; the row has {there}", "name the right one in data.*_key"))
+        errors += _videos(row.fields, options)
+        named = self._images(row, errors)
+        prompt = truth = None
+        if options.prompt_key in row.fields:
+            try:
+                prompt = _prompt(row.fields[options.prompt_key], options.prompt_key, len(named) or None)
+            except FieldError as error:
+                errors.append(error)
+        if options.ground_truth_key in row.fields:
+            truth = truth_or_errors(row.fields[options.ground_truth_key], options.ground_truth_key)
+            if not isinstance(truth, GroundTruth):
+                errors += truth
+        sizes: tuple[Size | None, ...] = ()
         if options.check_images:
-            sizes = [self._size(path, f"{options.images_key}[{i}]") for i, path in enumerate(images)]
-            check_truth(truth, sizes[0], options.ground_truth_key)
-        return Task(
-            task_id=task_id,
-            prompt=prompt,
-            images=tuple(map(str, images)),
-            ground_truth=truth,
-            source=f"{row.file}:{row.number}",
-        )
+            sizes = tuple(
+                path and self._size(path, f"{options.images_key}[{i}]", errors) for i, path in enumerate(named)
+            )
+            if isinstance(truth, GroundTruth) and sizes and sizes[0] is not None:
+                errors += truth_errors(truth, sizes[0], options.ground_truth_key)
+        task = None
+        if not errors and prompt is not None and isinstance(truth, GroundTruth):  # then every image is usable
+            task = Task(
+                task_id=task_id,
+                prompt=prompt,
+                images=tuple(map(str, named)),
+                ground_truth=truth,
+                source=f"{row.file}:{row.number}",
+            )
+        return ReadRow(row.file, row.number, row.fields, task, tuple(errors), tuple(named), sizes)
 
-    def _images(self, row: _Row) -> list[Path]:
-        """The image files that a row names, each checked to lie in the folder, or holds. Null and "" mean none."""
+    def _images(self, row: DataRow, errors: list[FieldError]) -> list[Path | None]:
+        """The image files that a row names, each checked to lie in the folder, or holds. Null and "" mean none.
+
+        None stands for one that cannot be used.
+        """
         key = self._options.images_key
-        value = row.fields[key]
-        if value is None or value == "":
+        if key not in row.fields:
             return []
+        value = row.fields[key]
         items = cast("list[object]", value) if isinstance(value, list) else [value]
-        return [self._image(row, item, f"{key}[{i}]") for i, item in enumerate(items)]
+        if value is None or value == "" or not items:
+            errors.append(FieldError(key, "holds no image", "give one: a ray needs an image to be drawn on"))
+            return []
+        most = self._options.max_images
+        if most is not None and len(items) > most:
+            reason = f"holds {len(items)} images, more than data.max_images={most}"
+            errors.append(FieldError(key, reason, "raise it, or give fewer"))
+        images: list[Path | None] = []
+        for i, item in enumerate(items):
+            try:
+                images.append(self._image(row, item, f"{key}[{i}]"))
+            except FieldError as error:
+                errors.append(error)
+                images.append(None)
+        return images
 
-    def _image(self, row: _Row, item: object, field: str) -> Path:
+    def _image(self, row: DataRow, item: object, field: str) -> Path:
         if isinstance(item, dict):  # as the datasets library writes an image
             held = cast("dict[str, object]", item)
             item = held.get("bytes") or held.get("path")
@@ -285,8 +247,10 @@ class _Reader:
             self._folders[folder] = folder.resolve()
         return self._folders[folder]
 
-    def _size(self, path: Path, field: str) -> Size:
+    def _size(self, path: Path, field: str, errors: list[FieldError]) -> Size | None:
         if path not in self._sizes:
+            if len(self._sizes) >= REMEMBERED:  # the oldest: rows that share an image mostly stand together
+                del self._sizes[next(iter(self._sizes))]
             try:
                 self._sizes[path] = image_size(path, self._options.max_image_pixels)
                 if self._options.damage is not None and (said := self._options.damage(path)):
@@ -295,18 +259,19 @@ class _Reader:
                 self._sizes[path] = str(error)
         size = self._sizes[path]
         if isinstance(size, str):
-            raise FieldError(field, size, "replace the file, or leave the row out")
+            errors.append(FieldError(field, size, "replace the file, or leave the row out"))
+            return None
         return size
 
 
-def _refuse_videos(fields: Mapping[str, Any], options: DatasetOptions) -> None:
-    """Raises FieldError for a row with a video: no part of the path takes one, and its mark would be read as text."""
+def _videos(fields: Mapping[str, Any], options: DatasetOptions) -> Iterator[FieldError]:
+    """What a row with a video is refused for: no part of the path takes one, and its mark would be read as text."""
     remedy = "give frames of it as images, or leave the row out"
     if fields.get(options.videos_key) not in (None, "", []):
         value = shown(fields[options.videos_key])
-        raise FieldError(options.videos_key, "videos are not supported", remedy, value)
-    if VIDEO in str(fields[options.prompt_key]):
-        raise FieldError(options.prompt_key, f"has a {VIDEO} placeholder, and videos are not supported", remedy)
+        yield FieldError(options.videos_key, "videos are not supported", remedy, value)
+    if VIDEO in str(fields.get(options.prompt_key)):
+        yield FieldError(options.prompt_key, f"has a {VIDEO} placeholder, and videos are not supported", remedy)
 
 
 def _inside(folder: Path, name: object, field: str) -> Path:
@@ -325,11 +290,13 @@ def _inside(folder: Path, name: object, field: str) -> Path:
     return path
 
 
-def _prompt(value: object, key: str, n_images: int) -> str:
-    """The prompt, with placeholders put before one that has none."""
+def _prompt(value: object, key: str, n_images: int | None) -> str:
+    """The prompt, with placeholders put before one that has none. Without a number of images they are not counted."""
     if not isinstance(value, str) or not value.replace(IMAGE, "").strip():
         raise FieldError(key, "is no question", "give the question as text", shown(value))
     found = value.count(IMAGE)
+    if n_images is None:
+        return value
     if not found:
         return IMAGE * n_images + value
     if found != n_images:

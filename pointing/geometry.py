@@ -110,3 +110,39 @@ def clip_segment(start: Point, end: Point, width: float, height: float) -> Segme
         (clamp(first[0], 0.0, width), clamp(first[1], 0.0, height)),
         (clamp(last[0], 0.0, width), clamp(last[1], 0.0, height)),
     )
+
+
+def ray_misses_by(ray: Segment, box: Box) -> float | None:
+    """The angle in radians by which a ray, prolonged without end, passes beside a box: 0 where it meets it.
+
+    Corners may come in any order. None if the ray is too short to have a direction or a coordinate is too large.
+
+    >>> ray_misses_by(((0, 0), (1, 0)), (5, 5, 6, 9))
+    0.6947382761967031
+    """
+    x, y = ray[0]
+    left, right = min(box[0], box[2]), max(box[0], box[2])
+    top, bottom = min(box[1], box[3]), max(box[1], box[3])
+    corners = ((left, top), (right, top), (right, bottom), (left, bottom))
+    angles = [angle(ray, ((x, y), corner)) for corner in corners if distance((x, y), corner) > SHORTEST]
+    known = [each for each in angles if each is not None]
+    if len(known) < len(angles):
+        return None
+    if len(angles) < len(corners) or (left <= x <= right and top <= y <= bottom):
+        return 0.0  # it starts at a corner or inside
+    # Seen from outside, a box spans less than half a turn, and its corners bound it.
+    return 0.0 if _crosses(ray, (left, top, right, bottom)) else min(known)
+
+
+def _crosses(ray: Segment, box: Box) -> bool:
+    """Whether the half-line of a ray meets a box (the method of slabs)."""
+    (x, y), (end_x, end_y) = ray
+    enter, leave = 0.0, math.inf
+    for start, step, low, high in ((x, end_x - x, box[0], box[2]), (y, end_y - y, box[1], box[3])):
+        if step == 0:
+            if not low <= start <= high:
+                return False
+            continue
+        first, last = sorted(((low - start) / step, (high - start) / step))
+        enter, leave = max(enter, first), min(leave, last)
+    return enter <= leave

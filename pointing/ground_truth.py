@@ -6,6 +6,7 @@ import json
 from typing import Any, cast
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from schemas.row_problem import FieldError, shown
 from schemas.task import NEGATIVE, GroundTruth
@@ -22,12 +23,23 @@ def read_ground_truth(value: object, field: str = "ground_truth") -> GroundTruth
     >>> read_ground_truth('{"obj_bbox": [1, 2, 3, 4]}').obj_bbox
     (1.0, 2.0, 3.0, 4.0)
     """
-    value = _decoded(value, field)
+    truth = truth_or_errors(value, field)
+    if isinstance(truth, GroundTruth):
+        return truth
+    raise truth[0]
+
+
+def truth_or_errors(value: object, field: str = "ground_truth") -> GroundTruth | tuple[FieldError, ...]:
+    """The same, or everything that is wrong with it, in the order of the parts. Raises nothing."""
+    try:
+        value = _decoded(value, field)
+    except FieldError as error:
+        return (error,)
     if value is None:
         return NEGATIVE
     if not isinstance(value, dict):
         remedy = "give an object with the published keys, or null for a negative"
-        raise FieldError(field, "is no ground truth", remedy, shown(value))
+        return (FieldError(field, "is no ground truth", remedy, shown(value)),)
     value = cast("dict[str, Any]", value)
     stage = value.get("stage")
     if isinstance(stage, float) and stage.is_integer():  # a column of numbers with gaps comes as floats
@@ -36,18 +48,15 @@ def read_ground_truth(value: object, field: str = "ground_truth") -> GroundTruth
         # Through JSON, because strict checking takes lists for tuples only there; it refuses "10" and true as numbers.
         truth = GroundTruth.model_validate_json(json.dumps(value, default=_not_json), strict=True)
     except ValidationError as error:
-        raise _field_error(error, field) from error
+        return _field_errors(error, field)
     given = [name for name in (*SCORED, "obj_name") if value.get(name) is not None]
     if truth.negative:
         if given:
-            raise FieldError(
-                field,
-                f"stage 1 without hand_bbox says that nothing is pointed at, yet {given[0]} is given",
-                "give hand_bbox, or take the rest out",
-            )
+            reason = f"stage 1 without hand_bbox says that nothing is pointed at, yet {given[0]} is given"
+            return (FieldError(field, reason, "give hand_bbox, or take the rest out"),)
         return NEGATIVE
     if not set(given) & set(SCORED):
-        raise FieldError(field, f"has none of {', '.join(SCORED)}", 'write null or "none" for a negative')
+        return (FieldError(field, f"has none of {', '.join(SCORED)}", 'write null or "none" for a negative'),)
     return truth
 
 
@@ -73,12 +82,15 @@ def _decoded(value: object, field: str) -> object:
     return value
 
 
-def _field_error(error: ValidationError, field: str) -> FieldError:
-    first = error.errors(include_url=False)[0]
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    reason, value = first["msg"], shown(first["input"])
-    if first["type"] == "extra_forbidden":
+def _field_errors(error: ValidationError, field: str) -> tuple[FieldError, ...]:
+    return tuple(_field_error(details, field) for details in error.errors(include_url=False))
+
+
+def _field_error(details: ErrorDetails, field: str) -> FieldError:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in details["loc"])
+    reason, value = details["msg"], shown(details["input"])
+    if details["type"] == "extra_forbidden":
         reason, value = f"unknown key; known are {', '.join(GroundTruth.model_fields)}", ""
-    elif first["type"] in ("json_invalid", "missing"):
+    elif details["type"] in ("json_invalid", "missing"):
         value = ""
     return FieldError(field + path, reason, "correct it", value)

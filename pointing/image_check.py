@@ -14,6 +14,7 @@ from PIL import Image
 from pointing.coordinates import Size
 from pointing.drawing import MAX_PIXELS, ImageError, open_image
 
+UPRIGHT = 1  # the EXIF orientation of an image that is not turned
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _PNG_METADATA = (b"XML:com.adobe.xmp", b"Raw profile type ")  # keywords of text chunks
@@ -40,11 +41,22 @@ def image_size(path: Path, max_pixels: int = MAX_PIXELS) -> Size:
     return Size(height, width) if sideways else Size(width, height)
 
 
+def orientation(path: Path) -> int:
+    """The EXIF orientation, 1 to 8, by which `open_image` turns a file. Raises ImageError if it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # its size has been looked at before
+            with Image.open(path) as image:
+                return _orientation(image, path)
+    except Exception as error:  # as in image_size
+        raise ImageError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+
+
 def _orientation(image: Image.Image, path: Path) -> int:
     """As `ImageOps.exif_transpose` finds it, in EXIF or XMP."""
     if image.format == "PNG" and not _png_says_more(path):
-        return 1  # asking would decode the whole file, to look for it after the pixels
-    return image.getexif().get(_ORIENTATION, 1)
+        return UPRIGHT  # asking would decode the whole file, to look for it after the pixels
+    return image.getexif().get(_ORIENTATION, UPRIGHT)
 
 
 def _png_says_more(path: Path) -> bool:

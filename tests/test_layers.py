@@ -20,6 +20,10 @@ LEVEL = {
 }
 # Rooms of a package, lowest first: a room may import those before it. "" is the files that stand in no room.
 ROOMS = {
+    "pointing": (
+        "",  # one act of pointing, one row of data
+        "curation",  # whole data files
+    ),
     "policy": (
         "conversation",  # ids: needs no network
         "network",  # ids to log-probabilities

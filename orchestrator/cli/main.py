@@ -10,8 +10,10 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.config import config_app
+from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate
 from orchestrator.cli.model import export, halve, tiny
+from orchestrator.cli.options import example
 from orchestrator.cli.refusals import RefusingGroup
 from orchestrator.cli.report import report
 from orchestrator.cli.scenes import scenes
@@ -31,13 +33,8 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-def _example(*commands: str) -> str:
-    """The lines below a command's help, as they are typed."""
-    return "\n".join(("\b", "Example:", *(f"  {command}" for command in commands)))
-
-
 @app.callback(
-    epilog=_example("pointvg check --config configs/quickstart.yaml") + "\n\nDocumentation: README.md and docs/."
+    epilog=example("pointvg check --config configs/quickstart.yaml") + "\n\nDocumentation: README.md and docs/."
 )
 def pointvg(
     debug: Annotated[bool, typer.Option("--debug", help="print the whole traceback of an error")] = False,
@@ -48,25 +45,24 @@ def pointvg(
     """Train multimodal LLMs to understand pointing.
 
     \b
-    First  scenes, check
+    First  scenes, data, check
     Train  tiny, sft, train
     Then   eval, score, report, export, halve
     """
 
 
-app.command(epilog=_example("pointvg scenes data/scenes --train 2400 --validation 128 --test 512 --far"))(scenes)
-app.command(epilog=_example("pointvg check --config configs/grpo.yaml model.path=/models/Qwen2.5-VL-3B-Instruct"))(
-    check
-)
-app.command(epilog=_example("pointvg tiny --config configs/tiny.yaml"))(tiny)
-app.command(epilog=_example("pointvg sft --config configs/sft.yaml data.train_files=train.jsonl"))(sft)
-app.command(epilog=_example("pointvg train --config configs/quickstart.yaml trainer.max_steps=20"))(train)
-app.command("eval", epilog=_example("pointvg eval --config configs/quickstart.yaml --model runs/quickstart/export"))(
+app.command(epilog=example("pointvg scenes data/scenes --train 2400 --validation 128 --test 512 --far"))(scenes)
+app.command(epilog=example("pointvg check --config configs/grpo.yaml model.path=/models/Qwen2.5-VL-3B-Instruct"))(check)
+app.command(epilog=example("pointvg tiny --config configs/tiny.yaml"))(tiny)
+app.command(epilog=example("pointvg sft --config configs/sft.yaml data.train_files=train.jsonl"))(sft)
+app.command(epilog=example("pointvg train --config configs/quickstart.yaml trainer.max_steps=20"))(train)
+app.command("eval", epilog=example("pointvg eval --config configs/quickstart.yaml --model runs/quickstart/export"))(
     evaluate
 )
-app.command(epilog=_example("pointvg score --predictions replies.jsonl --data test.jsonl"))(score)
-app.command(epilog=_example("pointvg report runs/quickstart"))(report)
-app.command(epilog=_example("pointvg export --config configs/quickstart.yaml --out my-model"))(export)
-app.command(epilog=_example("pointvg halve runs/tiny-sft/export small"))(halve)
+app.command(epilog=example("pointvg score --predictions replies.jsonl --data test.jsonl"))(score)
+app.command(epilog=example("pointvg report runs/quickstart"))(report)
+app.command(epilog=example("pointvg export --config configs/quickstart.yaml --out my-model"))(export)
+app.command(epilog=example("pointvg halve runs/tiny-sft/export small"))(halve)
+app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(serve_app, name="serve", help="Run a service of the training stack on its own.")

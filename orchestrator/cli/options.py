@@ -32,6 +32,11 @@ COMMANDS: dict[type[BaseModel], str] = {
 }
 
 
+def example(*commands: str) -> str:
+    """The lines below a command's help, as they are typed."""
+    return "\n".join(("\b", "Example:", *(f"  {command}" for command in commands)))
+
+
 def loaded(kind: type[T], config: Path, overrides: Sequence[str] | None) -> Loaded[T]:
     """A configuration with the origin of every value. Says what is wrong with it and ends the command otherwise."""
     try:

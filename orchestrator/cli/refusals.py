@@ -20,7 +20,7 @@ DEBUG = "--debug"
 # seconds, and a command that failed has imported those it needs.
 REFUSALS = {
     "schemas.config.file.ConfigError": ("refused", 2),
-    "pointing.dataset.DatasetError": ("refused", 2),
+    "pointing.data_rows.DatasetError": ("refused", 2),
     "pointing.drawing.ImageError": ("refused", 2),
     "policy.conversation.chat_format.ChatFormatError": ("refused", 2),
     "orchestrator.run_folder.folder.RunExistsError": ("refused", 2),

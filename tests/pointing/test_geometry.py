@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pointing.geometry import angle, area, clamp, clip_segment, diagonal, distance, iou
+from pointing.geometry import angle, area, clamp, clip_segment, diagonal, distance, iou, ray_misses_by
 
 coordinate = st.integers(-12, 12)
 box = st.tuples(coordinate, coordinate, coordinate, coordinate)
@@ -147,3 +147,41 @@ def test_clip_keeps_what_sampling_finds_inside(start, end, width, height):
 def test_clip_of_any_floats_stays_inside(start, end):
     clipped = clip_segment(start, end, 640, 480)
     assert clipped is None or all(0 <= x <= 640 and 0 <= y <= 480 for x, y in clipped)
+
+
+@pytest.mark.parametrize(
+    ("end", "degrees"),
+    [
+        ((1, 1), 0.0),  # through the middle
+        ((1, 0.5), 0.0),
+        ((1, 0), math.degrees(math.atan(5 / 15))),  # under it, nearest the corner (15, 5)
+        ((0, 1), math.degrees(math.atan(5 / 15))),
+        ((-1, -1), 135 + math.degrees(math.atan(5 / 15))),  # away from it
+        ((0, 0), None),
+    ],
+)
+def test_a_ray_misses_a_box_by_the_angle_to_its_nearest_corner(end: tuple[float, float], degrees: float | None) -> None:
+    """A box from (5, 5) to (15, 15), seen from the origin."""
+    missed = ray_misses_by(((0, 0), end), (15, 5, 5, 15))
+    assert (missed if missed is None else math.degrees(missed)) == (degrees and pytest.approx(degrees))
+
+
+def test_a_ray_that_starts_in_or_at_a_box_meets_it() -> None:
+    assert ray_misses_by(((6, 6), (0, 0)), (5, 5, 15, 15)) == 0
+    assert ray_misses_by(((5, 5), (0, 0)), (5, 5, 15, 15)) == 0
+    assert ray_misses_by(((0, 0), (math.nan, 1)), (5, 5, 15, 15)) is None
+
+
+@given(st.floats(0, 6.28), st.floats(1, 50), st.floats(1, 50), st.floats(0.5, 30), st.floats(0.5, 30))
+def test_a_ray_misses_by_no_more_than_the_angle_to_any_point_of_the_edge(
+    heading: float, left: float, top: float, width: float, height: float
+) -> None:
+    """Against 400 points on each edge, which are less than 0.06 radians apart from the origin."""
+    ray = ((0.0, 0.0), (math.cos(heading), math.sin(heading)))
+    missed = ray_misses_by(ray, (left, top, left + width, top + height))
+    along = np.linspace(0, 1, 400)
+    edge = [(left + width * t, y) for t in along for y in (top, top + height)]
+    edge += [(x, top + height * t) for t in along for x in (left, left + width)]
+    nearest = min(angle(ray, ((0.0, 0.0), point)) or 0.0 for point in edge)
+    assert missed is not None
+    assert nearest - 0.06 <= missed <= nearest + 1e-7

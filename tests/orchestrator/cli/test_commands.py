@@ -73,7 +73,7 @@ def test_each_command_has_an_example(command: str) -> None:
 def test_the_list_of_commands_is_whole_sentences() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
     lines = shown[shown.index("Commands:") : shown.index("Example:")].splitlines()[1:]
-    assert {line.split()[0] for line in lines if line.strip()} == {*COMMANDS, "config", "serve"}
+    assert {line.split()[0] for line in lines if line.strip()} == {*COMMANDS, "config", "data", "serve"}
     assert all(line.rstrip().endswith(".") and not line.rstrip().endswith("...") for line in lines if line.strip())
 
 

@@ -1,0 +1,140 @@
+"""pointvg data ...: looks at data files, and makes others of them, before a model sees any."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.cli.options import example
+from orchestrator.cli.progress import counted
+
+if TYPE_CHECKING:
+    from pointing.curation.finding import Finding
+    from pointing.dataset import DatasetOptions
+
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check data files, and make others of them.")
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="JSONL, JSON or Parquet files, or folders of them")]
+ImagesRoot = Annotated[
+    str | None, typer.Option("--images-root", metavar="DIR", help="where the images are; default: beside each file")
+]
+PromptKey = Annotated[str, typer.Option("--prompt-key", metavar="NAME", help="column of the question")]
+TruthKey = Annotated[str, typer.Option("--ground-truth-key", metavar="NAME", help="column of the ground truth")]
+ImagesKey = Annotated[str, typer.Option("--images-key", metavar="NAME", help="column of the image or images")]
+IdKey = Annotated[str, typer.Option("--id-key", metavar="NAME", help="column that names a row, where there is one")]
+SplitKey = Annotated[
+    str, typer.Option("--split-key", metavar="NAME", help="column of a row's split; without it a file is a split")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line, for other programs")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """What the columns are called."""
+
+    prompt: str
+    truth: str
+    images: str
+
+
+@contextmanager
+def _reading(
+    files: Iterable[str], images_root: str | None, columns: _Columns, damage: Callable[[Path], str] | None = None
+) -> Generator[DatasetOptions]:
+    """How the files are read. Images that they hold themselves lie in a folder that goes with the block."""
+    from pointing.dataset import DatasetOptions
+
+    with tempfile.TemporaryDirectory(prefix="pointvg-data-") as unpack_dir:
+        yield DatasetOptions(
+            files=tuple(files),
+            prompt_key=columns.prompt,
+            ground_truth_key=columns.truth,
+            images_key=columns.images,
+            image_dir=images_root,
+            damage=damage,
+            unpack_dir=unpack_dir,
+        )
+
+
+def _row_count(files: Iterable[str]) -> int:
+    """Rows of all files that are there, for the bar: what is wrong with the others is said later."""
+    from pointing.data_rows import DatasetError, count_rows, task_files
+
+    total = 0
+    for name in files:
+        try:
+            total += sum(map(count_rows, task_files((name,))))
+        except (DatasetError, OSError):
+            continue
+    return total
+
+
+@data_app.command(
+    epilog=example("pointvg data check data/scenes", "pointvg data check train.jsonl test.jsonl --images --json")
+)
+def check(
+    files: Files,
+    images_root: ImagesRoot = None,
+    as_json: AsJson = False,
+    images: Annotated[bool, typer.Option("--images", help="read every image to its end; takes longer")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="end with 1 for warnings too")] = False,
+    prompt_key: PromptKey = "prompt",
+    ground_truth_key: TruthKey = "ground_truth",
+    images_key: ImagesKey = "images",
+    id_key: IdKey = "id",
+    split_key: SplitKey = "split",
+) -> None:
+    """Find every problem of data files: file, line, field, value and what to do.
+
+    Refused rows, repeated and contradicting ones, images in two splits, rays that miss their target, damaged or turned
+    images and more; see docs/data.md. Ends with 0 where there is no error and with 1 where there is one.
+    """
+    from pointing.curation.check import CheckOptions
+    from pointing.curation.check import check as findings
+
+    damage = None
+    if images:
+        from orchestrator.preflight.image_damage import image_damage as damage
+
+    columns = _Columns(prompt_key, ground_truth_key, images_key)
+    tally = _Tally()
+    with (
+        _reading(files, images_root, columns, damage) as data,
+        counted("rows", _row_count(files), err=as_json) as row_read,
+    ):
+        for found in findings(CheckOptions(data, id_key, split_key), lambda: tally.read(row_read)):
+            tally.count(found)
+            typer.echo(found.to_json() if as_json else str(found))
+    typer.echo(f"checked      {tally}", err=as_json)
+    if tally.errors or (strict and tally.warnings):
+        raise typer.Exit(1)
+
+
+class _Tally:
+    """How many rows were read, and what was found."""
+
+    def __init__(self) -> None:
+        self.rows = self.errors = self.warnings = 0
+        self._kinds: Counter[str] = Counter()
+
+    def read(self, row_read: Callable[[], None]) -> None:
+        self.rows += 1
+        row_read()
+
+    def count(self, found: Finding) -> None:
+        self._kinds[found.kind] += 1
+        if found.problem.severity == "error":
+            self.errors += 1
+        else:
+            self.warnings += 1
+
+    def __str__(self) -> str:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in self._kinds.most_common())
+        return f"{self.rows} rows: {self.errors} errors, {self.warnings} warnings" + (f" ({kinds})" if kinds else "")

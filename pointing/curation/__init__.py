@@ -1,0 +1,1 @@
+"""What is done with whole data files before a model sees them: checked, counted, split, looked at, rewritten."""

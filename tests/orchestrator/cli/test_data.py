@@ -1,0 +1,92 @@
+"""pointvg data ...: what each command prints and ends with, and that a user's mistake is a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from orchestrator.cli.main import app
+from pointing.scenes import write_scenes
+from tests.pointing.curation.defects import TRUTH, Album, plant, row
+
+COMMANDS = ("check",)
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr."""
+    done = CliRunner().invoke(app, ["data", *map(str, arguments)])
+    assert "Traceback" not in done.output
+    return done.exit_code, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_has_an_example(command: str) -> None:
+    code, shown, _ = run(command, "--help")
+    assert code == 0
+    assert f"Example:\n    pointvg data {command} " in shown
+
+
+def test_check_of_clean_data_ends_with_0(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path / "s", train=5, validation=2, test=2)
+    assert run("check", scenes, "--images") == (0, "checked      9 rows: 0 errors, 0 warnings\n", "")
+
+
+def test_check_tells_people_and_machines_the_same(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    planted = plant(folder)
+    code, shown, _ = run("check", folder / "train.jsonl", folder / "test.jsonl")
+    *lines, last = shown.splitlines()
+    assert code == 1
+    assert len(lines) == len(planted)
+    assert {line.split()[0] for line in lines} == {"error", "warning"}
+    code, out, err = run("check", folder / "train.jsonl", folder / "test.jsonl", "--json")
+    assert (code, err) == (1, last + "\n")
+    objects = [json.loads(line) for line in out.splitlines()]
+    assert [f"{o['severity']:<8} {o['file']}:{o['line']}: {o['field']}" for o in objects] == [
+        line[: len(f"{o['severity']:<8} {o['file']}:{o['line']}: {o['field']}")]
+        for o, line in zip(objects, lines, strict=True)
+    ]
+    assert {"severity", "kind", "file", "line", "field", "value", "reason", "remedy"} == objects[0].keys()
+
+
+def test_warnings_alone_end_with_1_only_if_asked(tmp_path: Path) -> None:
+    album = Album(tmp_path)
+    (tmp_path / "a.jsonl").write_text(json.dumps(row(album, ground_truth={**TRUTH, "obj_name": ""})))
+    assert run("check", tmp_path / "a.jsonl")[0] == 0
+    assert run("check", tmp_path / "a.jsonl", "--strict")[0] == 1
+
+
+def test_a_photograph_broken_in_its_middle_is_found_when_images_are_read_whole(tmp_path: Path) -> None:
+    album = Album(tmp_path)
+    broken = tmp_path / album.new("jpg", (256, 256), quality=95)
+    content = bytearray(broken.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 400] = b"\0" * 400
+    broken.write_bytes(content)
+    (tmp_path / "a.jsonl").write_text(json.dumps(row(album, images=[broken.name])))
+    assert run("check", tmp_path / "a.jsonl")[0] == 0
+    code, shown, _ = run("check", tmp_path / "a.jsonl", "--images")
+    assert code == 1
+    assert "Corrupt JPEG data" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["check", "nowhere.jsonl"], 1, "nowhere.jsonl: file: no such file or folder"),
+        (["check"], 2, "Missing argument 'FILE...'"),
+        (["check", "{folder}"], 1, "a folder without .jsonl, .json, .parquet files"),
+        (["check", "{folder}/a.jsonl", "--images-root", "{folder}/no"], 1, "no: no such folder"),
+        (["check", "{folder}/a.jsonl", "--prompt-key", "q"], 1, "q: is missing; the row has prompt"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
+    if any("a.jsonl" in argument for argument in arguments):
+        (tmp_path / "a.jsonl").write_text(json.dumps(row(Album(tmp_path))))
+    given = [argument.format(folder=tmp_path) for argument in arguments]
+    ended, out, err = run(*given)
+    assert ended == code
+    assert words in out + err
