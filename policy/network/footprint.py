@@ -4,8 +4,9 @@
                                     '-checkpoint_bytes / export_bytes--> bytes on disk
 
 The one estimate: of GPUs, of a machine without any, and of the disk. Weights, gradients and optimiser are counted
-exactly, on a model without data. Activations are an upper estimate: what a decoder layer keeps for its backward pass is
-about 8 times the hidden size and 3 times the inner one per token.
+exactly, on a model without data. Activations are an upper estimate: what a block keeps for its backward pass follows
+its widths, and a test holds the estimate of each family's widths to what a pass over tensors without data takes at its
+peak: never less, and at most a third more. Attention keeps nothing that grows faster than the tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from transformers.activations import QuickGELUActivation
 
 from policy.network.forward import CHUNK_LOGITS
 from policy.network.load import base_model, load, vision_tower
@@ -28,11 +30,19 @@ LOGIT_COPIES = 3  # as they come, masked, and the gradient; float32
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """A stack of equal blocks: how many, its width, and that of its feed-forward part."""
+    """A stack of equal blocks: how many, its width, and that of its feed-forward part.
+
+    Of one token, in numbers: `kept` is what a block keeps for its backward pass, `beside` what is there besides the
+    blocks (last norm, rotary tables, and what a block's backward pass makes for itself), `read` the most that is held
+    without a backward pass.
+    """
 
     blocks: int
     hidden: int
     inner: int
+    kept: int
+    beside: int
+    read: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +80,8 @@ def sizes_of(model: Model) -> Sizes:
         stored=sum(p.numel() * p.element_size() for p in network.parameters()),
         block=max(blocks),
         root=_count(network) - sum(blocks),
-        text=Tower(len(text_blocks), text.hidden_size, text.intermediate_size),
-        vision=Tower(len(vision_blocks), *_widths(vision_blocks[0])),
+        text=_text_tower(text, text_blocks, head),
+        vision=_vision_tower(vision.config, vision_blocks),
         vision_trained=any(p.requires_grad for p in vision.parameters()),
         kv=text.num_key_value_heads * head,
         vocabulary=text.vocab_size,
@@ -201,10 +211,10 @@ def _activations(sizes: Sizes, tokens: int, width: int, checkpointing: bool, *, 
 
 
 def _stack(tower: Tower, tokens: int, checkpointing: bool, backward: bool) -> float:
-    layer = tokens * (8 * tower.hidden + 3 * tower.inner)
     if not backward:
-        return layer
-    return layer + tower.blocks * tokens * tower.hidden if checkpointing else tower.blocks * layer
+        return tokens * tower.read
+    blocks = tower.kept + tower.blocks * tower.hidden if checkpointing else tower.blocks * tower.kept
+    return tokens * (tower.beside + blocks)
 
 
 def _logits(sizes: Sizes, tokens: int) -> float:
@@ -215,7 +225,29 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _widths(block: Any) -> tuple[int, int]:
-    """Hidden and inner width of a vision block, off its feed-forward part."""
-    linear = [module for module in block.mlp.modules() if isinstance(module, nn.Linear)]
-    return linear[0].in_features, linear[0].out_features
+def _text_tower(text: Any, layers: Any, head: int) -> Tower:
+    """Two norms keep 4 widths each, in float32 and in 16 bit; the feed-forward part gate, its activation, up and their
+    product; attention queries, keys and values as they are turned, and what it returns. Float32 statistics count twice.
+    """
+    hidden, inner = text.hidden_size, text.intermediate_size
+    heads, kv = text.num_attention_heads, text.num_key_value_heads
+    attention = 2 * (heads + kv) * head + 2 * heads
+    if hasattr(layers[0].self_attn, "q_norm"):
+        attention += (heads + kv) * (3 * head + 2)
+    kept = 8 * hidden + 4 * inner + attention + 4
+    return Tower(len(layers), hidden, inner, kept, 9 * hidden + 2 * inner, 8 * hidden + 3 * inner)
+
+
+def _vision_tower(config: Any, blocks: Any) -> Tower:
+    """As a decoder layer, but that a LayerNorm keeps 2 widths, and values keep the product that queries and keys came
+    from. What an activation keeps is its own. Without a backward pass, queries and keys in float32 hold most.
+    """
+    mlp = blocks[0].mlp
+    linear = [module for module in mlp.modules() if isinstance(module, nn.Linear)]
+    hidden, inner = linear[0].in_features, linear[0].out_features
+    norms = 4 if isinstance(blocks[0].norm1, nn.LayerNorm) else 8
+    quick = any(isinstance(module, QuickGELUActivation) for module in mlp.modules())
+    inners = 4 if len(linear) > 2 else 3 if quick else 2  # gated or not
+    kept = (norms + 6) * hidden + inners * inner + 2 * config.num_heads + 8
+    beside = (norms + 1) * hidden + 2 * inner
+    return Tower(len(blocks), hidden, inner, kept, beside, max(20 * hidden, 8 * hidden + 3 * inner))

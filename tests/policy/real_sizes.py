@@ -1,7 +1,8 @@
-"""A checkpoint folder whose config.json has the sizes of Qwen2.5-VL-3B or 7B; no weights of that size."""
+"""Checkpoint folders whose config.json has the sizes of published models; no weights of that size."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 THREE, SEVEN = "3b", "7b"
 TEXT = {
@@ -36,5 +37,40 @@ def write_sizes(folder: Path, size: str, layers: int | None = None, vision_block
         "window_size": 112,
         "fullatt_block_indexes": [n for n in (7, 15, 23, 31) if n < vision_blocks] or [vision_blocks - 1],
     }
+    file.write_text(json.dumps(config))
+    return folder
+
+
+def write_qwen2_2b(folder: Path, layers: int = 28, blocks: int = 32) -> Path:
+    """Rewrites the config.json of a tiny Qwen2-VL to the sizes of the 2B."""
+    text = {"hidden_size": 1536, "intermediate_size": 8960, "num_attention_heads": 12, "num_key_value_heads": 2}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+    vision = {"depth": blocks, "embed_dim": 1280, "hidden_size": 1536, "num_heads": 16, "mlp_ratio": 4}
+    whole = ["full_attention"] * layers
+    return _rewritten(
+        folder,
+        text | {"num_hidden_layers": layers, "layer_types": whole, "vocab_size": 151936, "rope_parameters": rope},
+        vision,
+    )
+
+
+def write_qwen3_4b(folder: Path, layers: int = 36, blocks: int = 24) -> Path:
+    """Rewrites the config.json of a tiny Qwen3-VL to the sizes of the 4B, without its deep stack."""
+    text = {"hidden_size": 2560, "intermediate_size": 9728, "num_attention_heads": 32, "num_key_value_heads": 8}
+    sections = {"mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    rope = {"rope_type": "default", "rope_theta": 5e6} | sections
+    vision = {"depth": blocks, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2560}
+    return _rewritten(
+        folder,
+        text | {"head_dim": 128, "num_hidden_layers": layers, "vocab_size": 151936, "rope_parameters": rope},
+        vision | {"num_position_embeddings": 2304, "deepstack_visual_indexes": []},
+    )
+
+
+def _rewritten(folder: Path, text: dict[str, Any], vision: dict[str, Any]) -> Path:
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    config["text_config"] |= text
+    config["vision_config"] |= vision
     file.write_text(json.dumps(config))
     return folder

@@ -5,7 +5,6 @@ What was published is not all that a step is made of. The rest is assumed here, 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from policy.network.hardware import GPUS
 from policy.network.operations import rates_of
 from policy.tiny.model import build_tiny
 from schemas.config import Lora, Model
-from tests.policy.real_sizes import write_sizes
+from tests.policy.real_sizes import write_qwen3_4b, write_sizes
 
 # 2,000 tokens/s on each of 8 GPUs for 120 s are 750 tokens for each of 2,560 samples: assumed 126 of text, an image of
 # 504 x 504 pixels, a reply of 300; 512 tasks; four optimiser steps, as EasyR1's example configuration has.
@@ -65,27 +64,3 @@ def prime_rl(folder: Path) -> Prediction:
     cost = estimate(question, RoleSplit(1, 1, shared=True))
     tokens = PRIME.trajectories * PRIME.length(question.rates)
     return Prediction(tokens / cost.update, 100 * utilisation(question, cost), cost.update)
-
-
-def write_qwen3_4b(folder: Path) -> Path:
-    """Rewrites the config.json of a tiny Qwen3-VL to the language model of the 4B."""
-    file = folder / "config.json"
-    config = json.loads(file.read_text())
-    config["text_config"] |= {
-        "hidden_size": 2560,
-        "intermediate_size": 9728,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 151936,
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 5e6,
-            "mrope_section": [24, 20, 20],
-            "mrope_interleaved": True,
-        },
-    }
-    config["vision_config"] |= {"out_hidden_size": 2560}
-    file.write_text(json.dumps(config))
-    return folder

@@ -205,7 +205,7 @@ def test_a_disk_and_a_memory_that_are_too_small(found: Any, monkeypatch: pytest.
 def test_the_machine_and_the_gpus_are_judged_by_one_estimate() -> None:
     """What stays from step to step on all processes, of a model of 2^28 weights in float32: 1 GiB."""
     weights = 2**28
-    sizes = Sizes(weights, weights, 4 * weights, 1, 1, Tower(1, 1, 1), Tower(1, 1, 1), True, 1, 1, 1)
+    sizes = Sizes(weights, weights, 4 * weights, 1, 1, Tower(1, 1, 1, 1, 1, 1), Tower(1, 1, 1, 1, 1, 1), True, 1, 1, 1)
     values: dict[str, Any] = {"model": {"path": "m"}, "data": {"train_files": "a"}, "trainer": {"max_steps": 1}}
 
     def lasting(**other: Any) -> dict[str, float]:

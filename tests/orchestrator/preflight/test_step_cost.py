@@ -39,8 +39,8 @@ SIZES = Sizes(
     stored=400,
     block=10,
     root=30,
-    text=Tower(blocks=2, hidden=10, inner=20),
-    vision=Tower(blocks=2, hidden=4, inner=8),
+    text=Tower(blocks=2, hidden=10, inner=20, kept=1, beside=1, read=1),
+    vision=Tower(blocks=2, hidden=4, inner=8, kept=1, beside=1, read=1),
     vision_trained=True,
     kv=5,
     vocabulary=10,
@@ -103,7 +103,7 @@ def test_parts_by_hand() -> None:
 # About Qwen2.5-VL-7B on 8 H100.
 LARGE = Question(
     replace(RATES, token=Passes(13e9, 26e9, 12e9), target=Passes(1e9, 2e9), patch=Passes(1.3e9, 2.6e9), merge=2),
-    replace(SIZES, weights=8_300_000_000, trained=8_300_000_000, text=Tower(28, 3584, 18944), kv=512),
+    replace(SIZES, weights=8_300_000_000, trained=8_300_000_000, text=Tower(28, 3584, 18944, 1, 1, 1), kv=512),
     Shape(128, 8, 400, 512, opening=((1, 36, 36),), shown=((1, 36, 36),), pixels=504**2, micro=16384),
     EngineLimits(256, 0.85),
     Machine(GPUS["H100"], memory=79 * 2**30),

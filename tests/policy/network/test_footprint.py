@@ -26,8 +26,8 @@ ROUND = Sizes(
     stored=4000,
     block=100,
     root=300,
-    text=Tower(blocks=5, hidden=10, inner=20),
-    vision=Tower(blocks=2, hidden=4, inner=8),
+    text=Tower(blocks=5, hidden=10, inner=20, kept=140, beside=30, read=90),
+    vision=Tower(blocks=2, hidden=4, inner=8, kept=56, beside=7, read=50),
     vision_trained=True,
     kv=4,
     vocabulary=50,
@@ -50,8 +50,7 @@ def config(**sections):
 
 
 def test_a_learner_rank_by_hand() -> None:
-    # A token keeps 8 x 10 + 3 x 20 = 140 numbers of a text layer; a patch 8 x 4 + 3 x 8 = 56 of a vision block.
-    whole = 2 * (5 * 100 * 140 + 2 * 400 * 56)
+    whole = 2 * (100 * (5 * 140 + 30) + 400 * (2 * 56 + 7))
     assert learner_memory(ROUND, config()) == {
         "weights": 1000.0,
         "gradients": 1000.0,
@@ -61,7 +60,7 @@ def test_a_learner_rank_by_hand() -> None:
         "logits": 4 * 3 * 100 * 50,
     }
     checkpointed = learner_memory(ROUND, config(model={"gradient_checkpointing": True}))
-    assert checkpointed["activations"] == 2 * (100 * 140 + 5 * 100 * 10 + 400 * 56 + 2 * 400 * 4)
+    assert checkpointed["activations"] == 2 * (100 * (140 + 5 * 10 + 30) + 400 * (56 + 2 * 4 + 7))
     copies = learner_memory(ROUND, config(learner={"sharding": {"ranks": 2}, "optimiser": {"state_dtype": "bfloat16"}}))
     assert [copies[part] for part in ("weights", "gradients", "optimiser")] == [2000, 2000, 2000]
     exact = learner_memory(ROUND, config(algorithm={"kl": {"estimator": "full"}}))
@@ -74,7 +73,7 @@ def test_a_learner_rank_by_hand() -> None:
 def test_the_reference_and_an_engine_by_hand() -> None:
     assert reference_memory(ROUND, config()) == {
         "weights": 2000.0,
-        "activations": 2 * (100 * 140 + 400 * 56),
+        "activations": 2 * (100 * 90 + 400 * 50),
         "logits": 60000,
     }
     assert engine_memory(ROUND, config())["KV cache"] == 256 * MIB  # without a GPU, as kv_cache_bytes says
@@ -105,5 +104,7 @@ def test_the_published_sizes(size, weights, tmp_path) -> None:
     """As the published checkpoints' indices count them, at two bytes each."""
     sizes = sizes_of(Model(path=str(write_sizes(build_tiny(tmp_path), size))))
     assert sizes.weights == weights
-    assert sizes.vision == Tower(32, 1280, 3420)
+    # Of a patch: norms and attention keep 14 widths, the gated feed-forward part 4; statistics of 16 heads and 2 norms.
+    kept = 14 * 1280 + 4 * 3420 + 2 * 16 + 8
+    assert sizes.vision == Tower(32, 1280, 3420, kept, 9 * 1280 + 2 * 3420, 20 * 1280)
     assert sizes.kv == (256 if size == THREE else 512)
