@@ -46,6 +46,7 @@ from policy.conversation.transcripts import Supervised, supervised, to_tables
 from policy.learning.learner import PolicyLearner
 from policy.network.operations import Passes, Work
 from policy.state.determinism import be_deterministic
+from policy.state.sharding import default_device
 from schemas.config import SftConfig
 from schemas.task import Task
 
@@ -300,7 +301,8 @@ def _sum_over_ranks(value: float) -> float:
 
 
 def _sums_over_ranks(values: Sequence[float]) -> list[float]:
-    totals = torch.tensor([float(value) for value in values], dtype=torch.float64)
+    # Where the ranks compute: NCCL takes no tensors of the CPU.
+    totals = torch.tensor([float(value) for value in values], dtype=torch.float64, device=default_device())
     if dist.is_initialized():
         dist.all_reduce(totals)
     return totals.tolist()

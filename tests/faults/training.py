@@ -193,7 +193,7 @@ def assert_equal(run: Training, undisturbed: Training) -> None:
 
 def numbers(record: dict[str, Any]) -> dict[str, Any]:
     """What a repeated run must repeat: everything but times and what was lost."""
-    return {k: v for k, v in record.items() if k != "time" and not k.startswith(("time/", "recovery/"))}
+    return {k: v for k, v in record.items() if k != "time" and not k.startswith(("time/", "pace/", "recovery/"))}
 
 
 @dataclass(frozen=True, order=True)

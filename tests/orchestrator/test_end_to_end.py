@@ -87,6 +87,8 @@ def test_every_role_did_its_work(ends: Ends) -> None:
         assert record["learner/skipped"] == 0
         assert record["learner/trained_tokens"] == record["reply/trained_tokens"]
         assert record["time/publish"] > 0
+        assert record["pace/samples_per_second"] == pytest.approx(16 / record["time/step"])
+        assert record["pace/tokens_per_second"] > record["reply/trained_tokens"] / record["time/step"]
     assert ends.train[0]["learner/kl"] == pytest.approx(0, abs=1e-6)  # the policy is still the reference
     assert ends.train[2]["learner/kl"] > 0
 

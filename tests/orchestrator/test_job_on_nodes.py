@@ -54,7 +54,7 @@ def numbers(runs: Path) -> list[dict[str, Any]]:
     lines = (runs / "quickstart" / "metrics.jsonl").read_text().splitlines()
     last = {(r["kind"], r["step"]): r for r in map(json.loads, lines)}
     return [
-        {key: value for key, value in last[at].items() if not key.startswith(("time", "recovery"))}
+        {key: value for key, value in last[at].items() if not key.startswith(("time", "pace", "recovery"))}
         for at in sorted(last)
     ]
 

@@ -72,6 +72,8 @@ def test_supervised_training_lowers_the_loss_and_continues(
     records = [r for r in records if r["kind"] == "train"]
     assert [r["step"] for r in records] == [0, 1, 2, 3, 4, 5]
     losses = [r["learner/loss"] for r in records]
+    batch = config.trainer.batch_rows
+    assert [r["pace/samples_per_second"] for r in records] == pytest.approx([batch / r["time/step"] for r in records])
     assert losses[0] > 5  # near uniform over 448 ids
     assert losses[-1] < 0.85 * losses[0]
     start, end = load_file(Path(tiny_model) / "model.safetensors"), load_file(folder.export / "model.safetensors")

@@ -65,7 +65,7 @@ def run_supervised(model: str, scenes: Path, folder: Path) -> RunFolder:
 def records(folder: RunFolder) -> list[dict[str, Any]]:
     """Every record without its times."""
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith("time")} for line in lines]
+    return [{key: value for key, value in line.items() if not key.startswith(("time", "pace"))} for line in lines]
 
 
 def assert_equal(folder: RunFolder, expected: RunFolder) -> None:
