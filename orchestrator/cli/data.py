@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.cli.options import example
+from orchestrator.cli.options import Overwrite, example
 from orchestrator.cli.progress import counted
 
 if TYPE_CHECKING:
@@ -138,3 +138,44 @@ class _Tally:
     def __str__(self) -> str:
         kinds = ", ".join(f"{kind} {count}" for kind, count in self._kinds.most_common())
         return f"{self.rows} rows: {self.errors} errors, {self.warnings} warnings" + (f" ({kinds})" if kinds else "")
+
+
+@data_app.command(
+    epilog=example("pointvg data stats data/scenes --plots stats.png", "pointvg data stats train.jsonl --json")
+)
+def stats(
+    files: Files,
+    images_root: ImagesRoot = None,
+    as_json: AsJson = False,
+    plots: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="a picture (.png) or a page (.html) to write as well")
+    ] = None,
+    prompt_key: PromptKey = "prompt",
+    ground_truth_key: TruthKey = "ground_truth",
+    images_key: ImagesKey = "images",
+    overwrite: Overwrite = False,
+) -> None:
+    """Count what data files hold: images, negatives, sizes of targets, rays, names, questions.
+
+    Rows that a run would refuse are counted and left aside.
+    """
+    from files.owned import refuse_file, write_file
+    from orchestrator.preflight.data_table import data_json, data_table
+    from pointing.curation.stats import statistics
+
+    if plots is not None:
+        if plots.suffix not in (".png", ".html"):
+            raise typer.BadParameter(f"--plots {plots}: name a file that ends in .png or .html")
+        refuse_file(plots, overwrite=overwrite)
+    with (
+        _reading(files, images_root, _Columns(prompt_key, ground_truth_key, images_key)) as data,
+        counted("rows", _row_count(files), err=as_json) as row_read,
+    ):
+        found = statistics(data, row_read)
+    table = data_table(found)
+    typer.echo(data_json(found) if as_json else table, nl=as_json)
+    if plots is not None:
+        from orchestrator.preflight.data_plots import data_plots
+
+        write_file(plots, data_plots(found, plots, f"Data: {', '.join(files)}", table), overwrite=overwrite)
+        typer.echo(f"plots        {plots}", err=as_json)

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
 from pointing.scenes import write_scenes
 from tests.pointing.curation.defects import TRUTH, Album, plant, row
 
-COMMANDS = ("check",)
+COMMANDS = ("check", "stats")
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -77,6 +78,9 @@ def test_a_photograph_broken_in_its_middle_is_found_when_images_are_read_whole(t
     ("arguments", "code", "words"),
     [
         (["check", "nowhere.jsonl"], 1, "nowhere.jsonl: file: no such file or folder"),
+        (["stats", "nowhere.jsonl"], 2, "refused: nowhere.jsonl: no such file or folder"),
+        (["stats", "{folder}/a.jsonl", "--plots", "x.pdf"], 2, "ends in .png or .html"),
+        (["stats", "{folder}/a.jsonl", "--plots", "{folder}/a.jsonl.png"], 2, "add --overwrite to replace it"),
         (["check"], 2, "Missing argument 'FILE...'"),
         (["check", "{folder}"], 1, "a folder without .jsonl, .json, .parquet files"),
         (["check", "{folder}/a.jsonl", "--images-root", "{folder}/no"], 1, "no: no such folder"),
@@ -86,7 +90,34 @@ def test_a_photograph_broken_in_its_middle_is_found_when_images_are_read_whole(t
 def test_a_mistake_is_told_in_a_line(tmp_path: Path, arguments: list[str], code: int, words: str) -> None:
     if any("a.jsonl" in argument for argument in arguments):
         (tmp_path / "a.jsonl").write_text(json.dumps(row(Album(tmp_path))))
+        (tmp_path / "a.jsonl.png").touch()
     given = [argument.format(folder=tmp_path) for argument in arguments]
     ended, out, err = run(*given)
     assert ended == code
     assert words in out + err
+
+
+HOSTILE = "[red]$\\frac{<script>alert(1)</script>"
+
+
+def test_stats_are_a_table_an_object_and_pictures(tmp_path: Path) -> None:
+    album = Album(tmp_path)
+    rows = [
+        row(album, ground_truth={**TRUTH, "obj_name": HOSTILE}),
+        row(album, ground_truth="none"),
+        row(album, prompt=""),
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    code, shown, _ = run("stats", tmp_path / "a.jsonl", "--plots", tmp_path / "a.png")
+    assert code == 0
+    assert "rows         3: 1 positive, 1 negative, 1 refused" in shown
+    assert HOSTILE in shown  # as it is, not as markup
+    assert Image.open(tmp_path / "a.png").size[0] > 1000
+    code, out, err = run("stats", tmp_path / "a.jsonl", "--json", "--plots", tmp_path / "a.html")
+    found = json.loads(out)
+    assert (code, found["rows"], found["negatives"], found["refused"]) == (0, 3, 1, 1)
+    assert found["target_area"]["mean"] == pytest.approx(20 * 20 / (64 * 48))
+    assert err == f"plots        {tmp_path / 'a.html'}\n"
+    page = (tmp_path / "a.html").read_text()
+    assert "<svg" in page
+    assert "<script" not in page
