@@ -179,3 +179,62 @@ def stats(
 
         write_file(plots, data_plots(found, plots, f"Data: {', '.join(files)}", table), overwrite=overwrite)
         typer.echo(f"plots        {plots}", err=as_json)
+
+
+def _shares(text: str) -> dict[str, float]:
+    """{"train": 0.8, "test": 0.2} of "train=.8 test=.2"."""
+    shares: dict[str, float] = {}
+    for word in text.replace(",", " ").split():
+        name, _, number = word.partition("=")
+        try:
+            share = float(number)
+        except ValueError:
+            raise typer.BadParameter(f"--shares {word}: give NAME=SHARE, such as train=.8") from None
+        if name in shares:
+            raise typer.BadParameter(f"--shares {word}: {name} is given twice; name each side once")
+        shares[name] = share
+    return shares
+
+
+@data_app.command(
+    epilog=example(
+        'pointvg data split all.jsonl --out split --shares "train=.8 validation=.1 test=.1"',
+        "pointvg data split all.parquet --out split --by scene --seed 1",
+    )
+)
+def split(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSONL, JSON or Parquet")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="folder to write a file of each side into")],
+    shares: Annotated[
+        str, typer.Option(metavar="NAME=SHARE...", help="of the rows, with commas or spaces between")
+    ] = "train=.8,validation=.1,test=.1",
+    by: Annotated[
+        str, typer.Option(metavar="image|FIELD", help="rows with one value of FIELD, scene say, stay together too")
+    ] = "image",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="another number gives another split")] = 0,
+    images_root: ImagesRoot = None,
+    prompt_key: PromptKey = "prompt",
+    ground_truth_key: TruthKey = "ground_truth",
+    images_key: ImagesKey = "images",
+    overwrite: Overwrite = False,
+) -> None:
+    """Split a data file so that no image lies on two sides.
+
+    Images are compared by their bytes. The same file, shares and seed give the same split. Rows are written as they
+    are: where images lie beside FILE, name its folder as data.image_dir when you train.
+    """
+    from pointing.curation.split import SplitError, SplitOptions
+    from pointing.curation.split import split as write_split
+
+    if Path(file).is_dir():
+        raise SplitError(f"{file}: is a folder; name one file")
+    options = SplitOptions(_shares(shares), by, seed)
+    with (
+        _reading([file], images_root, _Columns(prompt_key, ground_truth_key, images_key)) as data,
+        counted("rows", _row_count([file])) as row_read,
+    ):
+        sides = write_split(data, options, out, overwrite=overwrite, row_read=row_read)
+    shared = "an image" if by == "image" else f"an image or {by}"
+    for side in sides:
+        typer.echo(f"{side.name:<12} {side.rows} rows, {side.groups} groups of those that share {shared}")
+    typer.echo(f"written      {out}; the images stay where they are: data.image_dir={images_root or Path(file).parent}")

@@ -22,6 +22,7 @@ REFUSALS = {
     "schemas.config.file.ConfigError": ("refused", 2),
     "pointing.data_rows.DatasetError": ("refused", 2),
     "pointing.drawing.ImageError": ("refused", 2),
+    "pointing.curation.split.SplitError": ("refused", 2),
     "policy.conversation.chat_format.ChatFormatError": ("refused", 2),
     "orchestrator.run_folder.folder.RunExistsError": ("refused", 2),
     "orchestrator.evaluation.predictions.PredictionError": ("refused", 2),

@@ -13,7 +13,7 @@ from orchestrator.cli.main import app
 from pointing.scenes import write_scenes
 from tests.pointing.curation.defects import TRUTH, Album, plant, row
 
-COMMANDS = ("check", "stats")
+COMMANDS = ("check", "stats", "split")
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -81,6 +81,15 @@ def test_a_photograph_broken_in_its_middle_is_found_when_images_are_read_whole(t
         (["stats", "nowhere.jsonl"], 2, "refused: nowhere.jsonl: no such file or folder"),
         (["stats", "{folder}/a.jsonl", "--plots", "x.pdf"], 2, "ends in .png or .html"),
         (["stats", "{folder}/a.jsonl", "--plots", "{folder}/a.jsonl.png"], 2, "add --overwrite to replace it"),
+        (["split", "nowhere.jsonl", "--out", "x"], 2, "refused: nowhere.jsonl: no such file or folder"),
+        (["split", "{folder}", "--out", "x"], 2, "is a folder; name one file"),
+        (["split", "{folder}/a.jsonl", "--out", "{folder}/o", "--shares", "a=.5 b=.6"], 2, "add up to 1.1 on 2 sides"),
+        (["split", "{folder}/a.jsonl", "--out", "{folder}/o", "--shares", "a=1"], 2, "give two sides or more"),
+        (["split", "{folder}/a.jsonl", "--out", "{folder}/o", "--shares", "a=.5,b"], 2, "give NAME=SHARE"),
+        (["split", "{folder}/a.jsonl", "--out", "{folder}/o", "--shares", "a=.5 ../b=.5"], 2, "no name for a file"),
+        (["split", "{folder}/a.jsonl", "--out", "{folder}/o"], 2, "nothing is left for validation, test"),
+        (["split", "{folder}/a.jsonl", "--out", "{folder}/o", "--by", "scene"], 2, "a.jsonl:1: scene: is missing"),
+        (["split", "{folder}/a.jsonl", "--out", "{folder}"], 2, "is not empty"),
         (["check"], 2, "Missing argument 'FILE...'"),
         (["check", "{folder}"], 1, "a folder without .jsonl, .json, .parquet files"),
         (["check", "{folder}/a.jsonl", "--images-root", "{folder}/no"], 1, "no: no such folder"),
