@@ -130,6 +130,7 @@ class Player:
 
     def _begin(self, order: Order, number: int, task: Task, groups: dict[str, _Group]) -> list[_Play]:
         originals = [open_image(path) for path in task.images]
+        _refuse_replaced(task, [image.size for image in originals])
         family, data = self._model.family, self._data
         seen = [see(image, family, data.min_pixels, data.max_pixels) for image in originals]
         original = Size(*originals[0].size)
@@ -209,6 +210,16 @@ class Player:
 def group_name(order: str, number: int, task: Task) -> str:
     """The group_id of an order's task; `number` counts the order's tasks."""
     return f"{order}/{number}/{task.task_id}"
+
+
+def _refuse_replaced(task: Task, found: Sequence[tuple[int, int]]) -> None:
+    """Raises ValueError for an image of another size than the one that the ground truth was checked against."""
+    for path, size, before in zip(task.images, found, task.image_sizes, strict=False):  # no sizes where none were read
+        if size != before:
+            raise ValueError(
+                f"{task.source or task.task_id}: {path} has {size[0]} x {size[1]} pixels and had {before[0]} x "
+                f"{before[1]} when the run began: it was replaced; put the old one back and give the same command again"
+            )
 
 
 def _finish(play: _Play, reason: EndedBy, group: _Group, kind: Kind) -> None:

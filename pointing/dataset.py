@@ -199,6 +199,7 @@ class _Reader:
                 task_id=task_id,
                 prompt=prompt,
                 images=tuple(map(str, named)),
+                image_sizes=tuple((size.width, size.height) for size in sizes if size is not None),
                 ground_truth=truth,
                 source=f"{row.file}:{row.number}",
             )

@@ -54,7 +54,8 @@ class Task(Record):
     """One question with its images and ground truth, as read from a dataset.
 
     `images` are paths that were checked to lie inside the dataset's image folder. `prompt` is the question with one
-    `<image>` placeholder per image. `source` is "file:line", for messages to people.
+    `<image>` placeholder per image. `image_sizes` are width and height of each when the data was read, if images were
+    looked at then. `source` is "file:line", for messages to people.
 
     >>> Task(task_id="train-0", prompt="<image>What is it?", images=("a.png",), ground_truth=NEGATIVE).question
     'What is it?'
@@ -63,6 +64,7 @@ class Task(Record):
     task_id: Annotated[str, Field(min_length=1)]
     prompt: Annotated[str, Field(min_length=1)]
     images: tuple[str, ...] = ()
+    image_sizes: tuple[tuple[int, int], ...] = ()
     ground_truth: GroundTruth
     source: str = ""
 

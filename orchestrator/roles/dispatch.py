@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from actors.group import TICK_S, ActorGroup, GroupError, iterate
 from actors.player import Order, group_name
 from actors.rollout import RolloutActor
+from actors.table_files import same
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,11 +221,7 @@ def _copy_here(ref: Any) -> tuple[Any, Any]:
     return done, copy
 
 
-def _same(value: Any) -> tuple[bool, Any]:
-    return True, value
-
-
-_SAME: Any = ray.remote(num_cpus=0, num_returns=2)(_same)
+_SAME: Any = ray.remote(num_cpus=0, num_returns=2)(same)
 
 
 def deal(order: Order, engines: int, shards: int) -> list[tuple[int, Order]]:

@@ -312,24 +312,21 @@ HOSTILE = [
 
 
 def seconds(text):
-    """The least of some tries, without the collector's pauses, which belong to whatever else the process holds."""
+    """Of a core, without the collector's pauses, which belong to whatever else the process holds."""
     gc.disable()
     try:
-        best = math.inf
-        for _ in range(3):
-            began = time.process_time()
-            parse(text)
-            best = min(best, time.process_time() - began)
-        return best
+        began = time.process_time()
+        parse(text)
+        return time.process_time() - began
     finally:
         gc.enable()
 
 
 @pytest.mark.parametrize("unit", HOSTILE, ids=lambda unit: repr(unit[:30]))
 def test_time_is_linear(unit):
-    """Twice the text may take three times as long (and a few ticks of the clock): quadratic work would take minutes."""
-    one, two = unit * (1_000_000 // len(unit)), unit * (2_000_000 // len(unit))
-    assert seconds(two) <= 3 * seconds(one) + 0.02
+    """Two million letters take a tenth of a second or two of a core, and of a busy one not 5: quadratic work would take
+    minutes."""
+    assert seconds(unit * (2_000_000 // len(unit))) < 5
 
 
 @pytest.mark.parametrize("unit", ["<tool_call>{", "<|caption_start|>", "<|box_start|>[1, 2, 3, 4]", "<tool_call>{}"])

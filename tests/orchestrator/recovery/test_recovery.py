@@ -16,10 +16,11 @@ import ray
 
 from actors.group import ActorGroup, GroupError, Limits, stored
 from actors.player import Order, group_name
+from actors.table_files import write_tables
 from files.crash_safe import Digest, sealed, write_json
 from orchestrator.recovery.durable_group import DurableGroup
 from orchestrator.recovery.recoveries import Recoveries, RecoveryLimitError
-from orchestrator.recovery.replay import Journal, write_tables
+from orchestrator.recovery.replay import Journal
 from orchestrator.roles.dispatch import ShardRef
 from orchestrator.roles.local_ray import start_local
 from orchestrator.roles.reference import ReferenceRole
