@@ -506,8 +506,8 @@ def _trainer() -> Iterator[Knob]:
     yield _mapped("val_before_train", True, "validation.before")
     yield _gone("val_only", False, "a command of its own", gone_if(False, otherwise="run pointvg eval --config FILE"))
     yield _mapped("val_generations_to_log", 0, "trainer.samples_to_log", "as pictures")
-    yield _gone("train_generations_to_log", 0, "trajectories are written at validations")
-    yield _gone("train_generations_log_freq", 0, "trajectories are written at validations")
+    yield _gone("train_generations_to_log", 0, "whole groups are kept: trainer.groups_to_log")
+    yield _gone("train_generations_log_freq", 0, "groups of 200 steps are kept, evenly over the run")
     yield _mapped("save_freq", -1, "checkpoint.every", "-1 is 0 here: at the end alone", every("checkpoint.every"))
     yield _mapped("save_limit", -1, "checkpoint.keep", "the best is kept beside", keep)
     yield _gone(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import ray
 
 from orchestrator.batch.assemble import Assembled
+from orchestrator.batch.kept_groups import KeptGroups
 from orchestrator.batch.pace import Pace
 from orchestrator.batch.progress import Progress
 from orchestrator.evaluation.evaluate import Evaluation, evaluate, write_samples
@@ -58,6 +59,7 @@ class Watch:
             mirror=mirror_of(config.run, config.checkpoint),
             saved=cluster.saved,
         )
+        self._kept = KeptGroups(folder, config)
         self._pace = Pace(config, nodes_of(ray.nodes()))
         self.first: Evaluation | None = None
         self.last: Evaluation | None = None
@@ -76,6 +78,7 @@ class Watch:
         """After a step: logs it, then validates and saves if due. Their time is not counted as a step's."""
         self._warn(f"step {step + 1}", batch.scored)
         numbers = {**numbers, **self._pace.figures(batch, numbers), **self._cluster.recoveries.numbers()}
+        self._kept.write(step, batch.scored, progress)
         self._log.write("train", step, numbers)
         self._screen.step(step, numbers)
         every = self._config.validation.every

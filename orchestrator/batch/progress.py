@@ -5,7 +5,7 @@ One frozen `Position` is replaced at every step and saved in every checkpoint, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,6 +86,10 @@ class Progress:
         that is repeated after a failure begins with the same tasks."""
         indices, self._drawn = self._sampler.take(self._drawn, count)
         return tuple(self._tasks[i] for i in indices)
+
+    def images(self, tasks: Set[str]) -> dict[str, str]:
+        """Where the first image of each of these tasks lies, by task_id; a task without one is not in it."""
+        return {task.task_id: task.images[0] for task in self._tasks if task.task_id in tasks and task.images}
 
     @property
     def plan(self) -> BatchPlan:

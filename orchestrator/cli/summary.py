@@ -30,7 +30,8 @@ def print_outcome(outcome: RunResult) -> None:
         print("warning      no reply of this call's steps earned anything: there was nothing to learn from")
     print(f"pictures     {root / 'pictures'}")
     print(f"curves       {root / 'curves.png'}")
-    print(f"report       {root / REPORT}")
+    if (root / REPORT).is_file():
+        print(f"report       {root / REPORT}")
     print(f"model        {outcome.folder.export}")
 
 

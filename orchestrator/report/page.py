@@ -18,6 +18,7 @@ from orchestrator.report.charts import LineChart, StackedChart
 from orchestrator.report.comparison import MetricChange, metric_changes
 from orchestrator.report.drawn_run import OutcomeCounts, StageRow, curves, outcome_counts, stages
 from orchestrator.report.facts import ChangedSetting, Fact, changed_settings, last_numbers, plan_and_cost, what_was_run
+from orchestrator.report.groups import GroupView, groups, training_images
 from orchestrator.report.pictures import MOST_BYTES, Picture, Pictures
 from orchestrator.report.run_record import AnyConfig, PastRecovery, RunRecord, read_run
 from orchestrator.run_folder.folder import RunFolder
@@ -46,6 +47,7 @@ class RunPage:
     stage_rows: list[StageRow]
     recoveries: tuple[PastRecovery, ...]
     cases: list[Case]
+    groups: list[GroupView]
     pictures: tuple[Picture, ...]
     numbers: list[tuple[str, list[Fact]]]
     notes: list[str]
@@ -90,8 +92,9 @@ def report(run: RunRecord, most_bytes: int = MOST_BYTES) -> str:
 def run_page(run: RunRecord, most_bytes: int = MOST_BYTES) -> RunPage:
     """Everything that the page of a run shows."""
     notes = list(run.notes)
-    pictures = Pictures(_images(run, notes), most_bytes)
-    shown = cases(run.validations, rules_of(run.config), pictures)
+    pictures = Pictures({**training_images(run.rollouts), **_images(run, notes)}, most_bytes)
+    rules = rules_of(run.config)
+    shown, played = cases(run.validations, rules, pictures), groups(run.rollouts, rules, pictures)
     ends = (run.validations[0], run.validations[-1])[: len(run.validations)] if run.validations else ()
     timed = stages(run)
     return RunPage(
@@ -109,6 +112,7 @@ def run_page(run: RunRecord, most_bytes: int = MOST_BYTES) -> RunPage:
         stage_rows=timed[1] if timed else [],
         recoveries=run.recoveries,
         cases=shown,
+        groups=played,
         pictures=pictures.all,
         numbers=last_numbers(run),
         notes=[*notes, *pictures.notes()],

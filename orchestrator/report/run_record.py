@@ -3,6 +3,7 @@
     config.yaml, versions.json  -- what was run
     metrics.jsonl               -- series of numbers
     samples/step-N.parquet      -- the replies of each validation
+    rollouts/step-N.parquet     -- some groups of training steps
     recoveries.jsonl, aside.N/  -- what was lost, and what was made again
 
 A folder of a run that was killed is read as far as it goes; what cannot be read is named in `notes`.
@@ -18,14 +19,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.batch.kept_groups import COLUMNS, IMAGE
 from orchestrator.run_folder.folder import RunFolder, read_json
 from orchestrator.telemetry.curves import Series, read_series
-from schemas import batch
 from schemas.config import SftConfig, TrainConfig
 
 AnyConfig = TrainConfig | SftConfig
-_PER_TOKEN = ("token_ids", "mask", "behaviour_logprobs", "image_grids")  # long, and for no reader
-READ = [name for name in (*batch.ROLLOUT.names, *batch.SCORES.names[1:]) if name not in _PER_TOKEN]
 
 
 class NoRunError(ValueError):
@@ -34,7 +33,10 @@ class NoRunError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """The replies of the validation after so many steps: ROLLOUT and SCORES columns but for those of each token."""
+    """Replies of the validation after so many steps, or of the training step of this number, the first being 1.
+
+    ROLLOUT and SCORES columns but for those of each token; of training also where the image lies.
+    """
 
     step: int
     table: pa.Table
@@ -65,6 +67,7 @@ class RunRecord:
     versions: Mapping[str, str]
     series: Mapping[tuple[str, str], Series]
     validations: tuple[Played, ...]
+    rollouts: tuple[Played, ...]
     recoveries: tuple[PastRecovery, ...]
     asides: int
     notes: tuple[str, ...]
@@ -97,17 +100,18 @@ def read_run(folder: RunFolder, config: AnyConfig) -> RunRecord:
         config,
         read_json(folder.root / "versions.json"),
         series,
-        tuple(_validations(folder, notes)),
+        tuple(_played(folder.root / "samples", COLUMNS, notes)),
+        tuple(_played(folder.root / "rollouts", [*COLUMNS, IMAGE], notes)),
         tuple(_recoveries(folder.root / "recoveries.jsonl")),
         len(list(folder.root.glob("aside.*"))),
         tuple(notes),
     )
 
 
-def _validations(folder: RunFolder, notes: list[str]) -> Iterator[Played]:
-    for file in sorted((folder.root / "samples").glob("step-*.parquet")):
+def _played(folder: Path, columns: list[str], notes: list[str]) -> Iterator[Played]:
+    for file in sorted(folder.glob("step-*.parquet")):
         try:
-            yield Played(int(file.stem.removeprefix("step-")), pq.read_table(file, columns=READ))
+            yield Played(int(file.stem.removeprefix("step-")), pq.read_table(file, columns=columns))
         except (pa.ArrowException, OSError, ValueError) as error:  # a killed run leaves half a file
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             notes.append(f"{file.parent.name}/{file.name} cannot be read and is left out ({reason})")

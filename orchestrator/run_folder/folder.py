@@ -4,6 +4,7 @@ runs/NAME/
   config.yaml  versions.json          what was run
   metrics.jsonl  tensorboard/  curves.png  report.html
   samples/  pictures/                 trajectories (Parquet) and overlays, at each validation
+  rollouts/                           some groups of training steps (Parquet)
   checkpoints/step-000050/            learner state; the last ones and the best
   checkpoints/step-000050.critic/     the critic's, in runs that have one
   replay/learner/step-000050/         tables of updates to repeat, while it runs; a critic has its own
@@ -67,6 +68,10 @@ class RunFolder:
     def samples(self, step: int) -> Path:
         """Every trajectory of the validation after so many steps."""
         return self.root / "samples" / f"step-{step:06d}.parquet"
+
+    def rollouts(self, step: int) -> Path:
+        """Some groups of the training step of this number, the first being 1."""
+        return self.root / "rollouts" / f"step-{step:06d}.parquet"
 
     def checkpoint(self, step: int) -> Path:
         """Folder of one step's checkpoint."""

@@ -1,6 +1,6 @@
 """What a run has recorded beyond the step that it goes on from: set aside, so that no step is recorded twice.
 
-metrics.jsonl, samples/, pictures/ --later than the checkpoint--> aside.<n>/       nothing is deleted
+metrics.jsonl, samples/, pictures/, rollouts/ --later than the checkpoint--> aside.<n>/       nothing is deleted
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, cast
 from files.crash_safe import write_text
 
 METRICS = "metrics.jsonl"
-_FOLDERS = ("samples", "pictures")  # one file for each validation
+_FOLDERS = ("samples", "pictures", "rollouts")  # one file after so many steps
 
 
 def set_aside(root: Path, start: int) -> list[dict[str, Any]]:

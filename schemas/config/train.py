@@ -27,6 +27,7 @@ class Trainer(Record):
     max_steps: PositiveInt | None = None
     epochs: PositiveInt | None = None
     samples_to_log: NonNegativeInt = 8  # pictures written at each validation
+    groups_to_log: NonNegativeInt = 2  # groups of a training step whose replies are kept, of 200 steps at most
 
     @model_validator(mode="after")
     def _length_known(self) -> Trainer:

@@ -150,6 +150,20 @@ def test_the_run_folder_holds_what_the_readme_promises(ends: Ends) -> None:
     assert any((ends.folder / "tensorboard").iterdir())
 
 
+def test_groups_of_every_step_are_kept_once_and_stand_in_the_report(ends: Ends) -> None:
+    """Of the step after the checkpoint too, which the second call made."""
+    files = sorted((ends.folder / "rollouts").iterdir())
+    assert [file.name for file in files] == [f"step-{step:06d}.parquet" for step in (1, 2, 3)]
+    for step, file in enumerate(files):
+        rows = pq.read_table(file).to_pylist()
+        assert len(rows) == 2 * 4  # groups of four samples
+        assert {version for row in rows for version in row["turn_versions"]} == {step}
+        assert all(Path(row["image"]).is_file() for row in rows)
+    page = (ends.folder / "report.html").read_text()
+    assert "after 3 steps" in page
+    assert page.count("<image ") >= 6
+
+
 def test_another_configuration_in_the_same_folder_is_refused(ends: Ends, scenes: Path) -> None:
     other = configured(ends.model, scenes, ends.folder.parent, 3, algorithm={"kl": {"coefficient": 0.5}})
     with pytest.raises(RunExistsError, match=r"algorithm\.adaptive was \{.*\} and is None"):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.batch.kept_groups import KeptGroups
+from orchestrator.batch.progress import Position, Progress
 from orchestrator.batch.tasks import read_split
 from orchestrator.evaluation.evaluate import Evaluation, numbers_of, write_samples
 from orchestrator.run_folder.folder import RunFolder, open_run
@@ -52,6 +55,7 @@ def trajectories(said: Sequence[tuple[Task, tuple[str, ...], str]]) -> pa.Table:
     rules = TrainConfig.model_fields["reward"].get_default().rules
     rows: list[dict[str, Any]] = []
     scores: list[dict[str, Any]] = []
+    drawn: Counter[tuple[str, str]] = Counter()
     for number, (task, turns, kind) in enumerate(said):
         reply, truth = "\n".join(turns), task.ground_truth
         rows.append(
@@ -59,7 +63,7 @@ def trajectories(said: Sequence[tuple[Task, tuple[str, ...], str]]) -> pa.Table:
                 "trajectory_id": f"{number}",
                 "group_id": task.task_id,
                 "kind": kind,
-                "sample": number,
+                "sample": drawn[task.task_id, kind],
                 "turn_texts": list(turns),
                 "turn_lengths": [1] * len(turns),
                 "turn_versions": [0] * len(turns),
@@ -70,6 +74,7 @@ def trajectories(said: Sequence[tuple[Task, tuple[str, ...], str]]) -> pa.Table:
                 "seen_size": [SIDE, SIDE],
             }
         )
+        drawn[task.task_id, kind] += 1
         found = score(reply, truth, FRAME, rules)
         terms: Mapping[str, float] = found.terms()
         scores.append({"trajectory_id": f"{number}", "reward": found.reward, **{t: terms.get(t) for t in SCORE_TERMS}})
@@ -105,7 +110,9 @@ def made_run(
     )
     config = TrainConfig.model_validate(values | sections)
     root, tasks = open_run(config.run, config), read_split(config, "validation")
-    log = MetricsLog(root.root, 0)
+    log, kept = MetricsLog(root.root, 0), KeptGroups(root, config)
+    training = read_split(config, "train")
+    played = trajectories([(task, answer(task, off), "sample") for task in training for off in (0, 20, 200)])
     due = {round(place * steps / max(1, len(offs) - 1)): off for place, off in enumerate(offs)}
     for step in range(steps + 1):
         if step in due:
@@ -115,6 +122,7 @@ def made_run(
         if step < steps:
             times = {f"time/{stage}": seconds for stage, seconds in STAGES.items()} | {"time/step": 6.0}
             numbers = {"reward/mean": 7.0 + step, "learner/kl": None, "reply/trained_tokens": 50.0}
+            kept.write(step, played, Progress(config, training, Position()))
             log.write("train", step, numbers | times)
     log.close()
     return root, config

@@ -65,7 +65,7 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
     assert found["all"] == 6
     assert found["chosen"] == found["expected"] > 0
     assert found["said"] == f"{found['expected']} shown"
-    assert found["images"] == found["drawn"] == 6 * 3
+    assert found["images"] == found["drawn"] == 6 * 3 + 4 * 2 * 3
     assert found["fetched"] == 0
     assert found["nameless"] == 0
     dark = look(folder.root, "--blink-settings=preferredColorScheme=0")

@@ -57,7 +57,8 @@ def test_it_says_what_was_run_and_what_came_of_it(page: str) -> None:
         assert words in text, words
     for title in ("reward", "object mIoU", "seconds of a step", "sampled replies", "greedy replies"):
         assert f">{title}</figcaption>" in page
-    assert text.count("what it said, and its reward term by term") == 6 * 3  # tasks, validations
+    replies = 6 * 3 + 4 * 2 * 3  # tasks in each validation; steps with 2 groups of 3 samples
+    assert text.count("what it said, and its reward term by term") == replies
 
 
 def test_the_change_is_that_of_the_tasks(made: Made) -> None:
@@ -74,6 +75,21 @@ def test_the_stages_are_in_the_order_of_their_cost(made: Made) -> None:
     rows = run_page(read_run(*made)).stage_rows
     assert [(row.name, row.median) for row in rows] == [(name, f"{seconds:.2f} s") for name, seconds in STAGES.items()]
     assert [row.share for row in rows] == ["50 %", "33 %", "12 %", "4 %"]
+
+
+def test_groups_of_training_are_shown_as_they_were_played(made: Made) -> None:
+    groups = run_page(read_run(*made)).groups
+    assert [group.step for group in groups] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert len({tuple(group.task for group in groups[at : at + 2]) for at in range(0, 8, 2)}) > 1
+    for group in groups:
+        assert [reply.title for reply in group.replies] == ["sample 1", "sample 2", "sample 3"]
+        assert group.picture is not None
+        rewards = [reply.reward for reply in group.replies]
+        assert group.mean == pytest.approx(sum(rewards) / 3)
+        if not group.truth.negative:
+            assert group.replies[0].outcome == "correct"
+            assert group.replies[2].outcome == "wrong object"
+            assert group.deviation > 0.5
 
 
 def test_what_a_model_writes_is_text_and_never_markup(tmp_path: Path) -> None:
@@ -116,12 +132,14 @@ def test_a_run_that_was_killed_has_a_page(tmp_path: Path) -> None:
 def test_images_keep_to_their_bound_and_what_is_left_out_is_said(made: Made) -> None:
     run = read_run(*made)
     whole = run_page(run)
-    assert len(whole.pictures) == 6
+    assert len(whole.pictures) >= 6 + 2  # held out, and of training
     assert whole.notes == []
     room = len(whole.pictures[0].uri) + len(whole.pictures[1].uri)
     some = run_page(run, most_bytes=room)
     assert 0 < sum(len(picture.uri) for picture in some.pictures) <= room
-    assert some.notes == [f"{6 - len(some.pictures)} images are left out, lest the page grow too large"]
+    assert some.notes == [
+        f"{len(whole.pictures) - len(some.pictures)} images are left out, lest the page grow too large"
+    ]
     CheckedPage(report(run, most_bytes=0))
 
 
@@ -129,7 +147,7 @@ def test_without_the_data_there_are_no_images_and_the_page_says_why(tmp_path: Pa
     folder, config = made_run(tmp_path, offs=(0,))
     (tmp_path / "scenes" / "validation.jsonl").rename(tmp_path / "elsewhere.jsonl")
     page = run_page(read_run(folder, config))
-    assert page.pictures == ()
+    assert all(case.picture is None for case in page.cases)
     assert any("validation.jsonl: no such file or folder" in note for note in page.notes)
     assert len(page.cases) == 6
 
