@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.compare import compare
 from orchestrator.cli.config import config_app
 from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate
@@ -47,7 +48,7 @@ def pointvg(
     \b
     First  scenes, data, check
     Train  tiny, sft, train
-    Then   eval, score, report, export, halve
+    Then   eval, score, report, compare, export, halve
     """
 
 
@@ -61,6 +62,7 @@ app.command("eval", epilog=example("pointvg eval --config configs/quickstart.yam
 )
 app.command(epilog=example("pointvg score --predictions replies.jsonl --data test.jsonl"))(score)
 app.command(epilog=example("pointvg report runs/quickstart"))(report)
+app.command(epilog=example("pointvg compare runs/grpo runs/adaptive --out comparison.html"))(compare)
 app.command(epilog=example("pointvg export --config configs/quickstart.yaml --out my-model"))(export)
 app.command(epilog=example("pointvg halve runs/tiny-sft/export small"))(halve)
 app.add_typer(data_app, name="data")

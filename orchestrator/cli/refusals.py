@@ -27,6 +27,7 @@ REFUSALS = {
     "orchestrator.run_folder.folder.RunExistsError": ("refused", 2),
     "orchestrator.evaluation.predictions.PredictionError": ("refused", 2),
     "orchestrator.report.run_record.NoRunError": ("refused", 2),
+    "orchestrator.report.compare.CompareError": ("refused", 2),
     "services.http.retry.RewardServiceError": ("refused", 2),
     "services.reward.scoring.ScoringError": ("refused", 2),
     "policy.state.checkpoint.CheckpointError": ("checkpoint", 3),

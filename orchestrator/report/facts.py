@@ -139,7 +139,10 @@ def _changed(section: BaseModel, usual: BaseModel | None, at: str) -> Iterator[C
         required = usual is None and field.is_required()
         default = getattr(usual, name) if usual is not None else field.get_default(call_default_factory=True)
         if isinstance(value, BaseModel):
-            yield from _changed(value, default if isinstance(default, type(value)) else None, where)
+            known = default if isinstance(default, type(value)) else None
+            if known is None and not required:  # a section that is off by default
+                yield ChangedSetting(where, "given", _shown(default))
+            yield from _changed(value, known, where)
         elif required or value != default:
             yield ChangedSetting(where, _shown(value), "" if required else _shown(default))
 

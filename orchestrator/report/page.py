@@ -92,7 +92,7 @@ def report(run: RunRecord, most_bytes: int = MOST_BYTES) -> str:
 def run_page(run: RunRecord, most_bytes: int = MOST_BYTES) -> RunPage:
     """Everything that the page of a run shows."""
     notes = list(run.notes)
-    pictures = Pictures({**training_images(run.rollouts), **_images(run, notes)}, most_bytes)
+    pictures = Pictures({**training_images(run.rollouts), **image_files(run, notes)}, most_bytes)
     rules = rules_of(run.config)
     shown, played = cases(run.validations, rules, pictures), groups(run.rollouts, rules, pictures)
     ends = (run.validations[0], run.validations[-1])[: len(run.validations)] if run.validations else ()
@@ -119,7 +119,7 @@ def run_page(run: RunRecord, most_bytes: int = MOST_BYTES) -> RunPage:
     )
 
 
-def _images(run: RunRecord, notes: list[str]) -> dict[str, str]:
+def image_files(run: RunRecord, notes: list[str]) -> dict[str, str]:
     """Where the first image of each validation task lies. Prompts are not measured here: only a run does."""
     data = run.config.data.model_copy(update={"on_error": "skip"})
     files = files_of(data, "validation")

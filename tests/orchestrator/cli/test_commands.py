@@ -19,7 +19,7 @@ from orchestrator.cli.version import version
 from orchestrator.recovery.stop import Stopped
 
 ROOT = Path(__file__).resolve().parents[3]
-COMMANDS = ("scenes", "check", "tiny", "sft", "train", "eval", "score", "report", "export", "halve")
+COMMANDS = ("scenes", "check", "tiny", "sft", "train", "eval", "score", "report", "compare", "export", "halve")
 SLOW = ("ray", "torch", "transformers", "vllm", "peft", "matplotlib", "numpy")
 
 
@@ -52,6 +52,7 @@ def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         (["check", "--config", "configs/reward.yaml"], 2, "is for `pointvg serve reward`; check reads those of"),
         (["check", "--config", "configs/sft.yaml", "data.prompt_style=foo"], 2, "path of a Jinja file, which ends in"),
         (["report", "configs"], 2, "configs: holds no config.yaml; name the folder of a run"),
+        (["compare", "runs"], 2, "compare takes two runs or more, given 1"),
         (["train", "--help"], 0, "pointvg train --config configs/quickstart.yaml"),
     ],
 )

@@ -92,15 +92,22 @@ def evaluation(tasks: Sequence[Task], off: int) -> Evaluation:
 
 
 def made_run(
-    folder: Path, name: str = "made", *, offs: Sequence[int] = (30, 10, 0), steps: int = 4, **sections: Any
+    folder: Path,
+    name: str = "made",
+    *,
+    offs: Sequence[int] = (30, 10, 0),
+    steps: int = 4,
+    tasks: int = 6,
+    seed: int = 5,
+    **sections: Any,
 ) -> tuple[RunFolder, TrainConfig]:
     """A run of `steps` steps, with a validation for each of `offs`, evenly over them; and its configuration.
 
-    The scenes lie in `folder`/scenes, made the first time.
+    The scenes lie in `folder`/scenes, made the first time with this `seed`; `tasks` of them are validated on.
     """
     scenes = folder / "scenes"
     if not scenes.exists():
-        write_scenes(scenes, train=4, validation=6, test=0, seed=5)
+        write_scenes(scenes, train=4, validation=6, test=0, seed=seed)
     values = small_run(
         scenes,
         folder,
@@ -109,14 +116,14 @@ def made_run(
         trainer={"max_steps": max(1, steps)},
     )
     config = TrainConfig.model_validate(values | sections)
-    root, tasks = open_run(config.run, config), read_split(config, "validation")
+    root, held_out = open_run(config.run, config), read_split(config, "validation")[:tasks]
     log, kept = MetricsLog(root.root, 0), KeptGroups(root, config)
     training = read_split(config, "train")
     played = trajectories([(task, answer(task, off), "sample") for task in training for off in (0, 20, 200)])
     due = {round(place * steps / max(1, len(offs) - 1)): off for place, off in enumerate(offs)}
     for step in range(steps + 1):
         if step in due:
-            result = evaluation(tasks, due[step])
+            result = evaluation(held_out, due[step])
             write_samples(root.root, step, result, pictures=0)
             log.write("validation", step, result.numbers)
         if step < steps:

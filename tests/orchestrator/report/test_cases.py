@@ -64,9 +64,9 @@ def test_tasks_are_chosen_once_and_the_worst_first(before: dict[str, float], aft
     if chosen:
         assert after[next(iter(chosen))] == min(after.values())
     for task, why in chosen.items():
-        if "fell" in why:
+        if why == "fallen":
             assert after[task] < before[task]
-        if "rose" in why:
+        if why == "risen":
             assert after[task] > before[task]
 
 
@@ -74,8 +74,8 @@ def test_what_moved_most_is_shown_even_where_it_is_not_the_worst() -> None:
     before = {f"t{n}": 5.0 for n in range(50)} | {"fell": 10.0, "rose": 5.0}
     after = {f"t{n}": 5.0 for n in range(50)} | {"fell": 6.0, "rose": 9.0}
     chosen = choose(before, after)
-    assert chosen["fell"] == "its reward fell most"
-    assert chosen["rose"] == "its reward rose most"
+    assert chosen["fell"] == "fallen"
+    assert chosen["rose"] == "risen"
 
 
 def test_an_image_is_made_small_once_and_what_cannot_be_read_is_named(tmp_path: Path) -> None:

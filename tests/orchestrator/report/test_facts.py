@@ -36,6 +36,7 @@ def test_a_changed_setting_stands_beside_its_default() -> None:
     assert found["reward.rules.obj_iou"] == ("4", "5")
     assert "reward.rules.negative_max" not in found, "a run's default is 10, the rules' own is 1"
     assert found["algorithm.adaptive.momentum"][0] == "0.5"
+    assert found["algorithm.adaptive"] == ("given", "null"), "seen even where all in it is at its default"
     assert "run.name" not in found
 
 
