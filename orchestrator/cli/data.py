@@ -238,3 +238,53 @@ def split(
     for side in sides:
         typer.echo(f"{side.name:<12} {side.rows} rows, {side.groups} groups of those that share {shared}")
     typer.echo(f"written      {out}; the images stay where they are: data.image_dir={images_root or Path(file).parent}")
+
+
+@data_app.command(epilog=example("pointvg data view data/scenes --out scenes.html --sheet scenes.png"))
+def view(
+    files: Files,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="page to write, .html")],
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="picture of the first rows to write, .png")] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=5000, metavar="N", help="rows to show, those with problems first")
+    ] = 200,
+    images_root: ImagesRoot = None,
+    prompt_key: PromptKey = "prompt",
+    ground_truth_key: TruthKey = "ground_truth",
+    images_key: ImagesKey = "images",
+    id_key: IdKey = "id",
+    split_key: SplitKey = "split",
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a page to look at data files: images with hand, ray and target, and what is wrong with each row.
+
+    The page holds its images, needs no network, and can be filtered by split, by who points, and by problems.
+    """
+    import io
+
+    from files.owned import refuse_file, write_file
+
+    for file, suffix in ((out, ".html"), (sheet, ".png")):
+        if file is not None:
+            if file.suffix != suffix:
+                raise typer.BadParameter(f"{file}: name a file that ends in {suffix}")
+            refuse_file(file, overwrite=overwrite)
+    from orchestrator.report.data_page import data_page, data_sheet
+    from orchestrator.report.page import render
+    from pointing.curation.check import CheckOptions
+
+    columns = _Columns(prompt_key, ground_truth_key, images_key)
+    with _reading(files, images_root, columns) as data, counted("rows", 2 * _row_count(files)) as row_read:
+        options = CheckOptions(data, id_key, split_key)
+        page = data_page(options, f"Data: {', '.join(files)}", limit, row_read)
+        picture = io.BytesIO()
+        if sheet is not None:
+            try:
+                data_sheet(page).save(picture, "PNG")
+            except ValueError:
+                raise typer.BadParameter(f"--sheet {sheet}: no image can be read; leave --sheet out") from None
+    write_file(out, render("data.html.jinja", page), overwrite=overwrite)
+    typer.echo(f"page         {out}: {len(page.cards)} of {page.rows} rows")
+    if sheet is not None:
+        write_file(sheet, picture.getvalue(), overwrite=overwrite)
+        typer.echo(f"sheet        {sheet}")

@@ -14,7 +14,7 @@ from pointing.grammar import parse
 from pointing.parts import predict, read_truth
 from schemas.task import GroundTruth
 
-__all__ = ["contact_sheet", "overlay", "plot_curves"]
+__all__ = ["contact_sheet", "marked", "overlay", "plot_curves"]
 
 Colour = tuple[int, int, int]
 TRUTH: Colour = (0, 150, 70)
@@ -32,11 +32,7 @@ def overlay(image: Image.Image, truth: GroundTruth, reply: str, frame: Frame) ->
     Thin boxes are hands, thick ones targets, arrows rays. `frame` is that of the reply. Any reply is legal: what it
     lacks is not drawn, and what lies outside the image is cut off.
     """
-    longer = max(image.size)
-    scale = clamp(longer, LEAST, MOST) / longer
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    sketch = _Sketch(picture, scale)
+    picture, sketch = _prepared(image)
     known, parsed = read_truth(truth), parse(reply)
     said = predict(parsed, frame)
     captions = [caption.strip() for caption in parsed.captions if caption.strip()]
@@ -50,6 +46,24 @@ def overlay(image: Image.Image, truth: GroundTruth, reply: str, frame: Frame) ->
         pairs = (("hand IoU", known.hand, said.hand), ("object IoU", known.target, said.target))
         numbers = "   ".join(f"{what} {iou(a, b) if b else 0.0:.2f}" for what, a, b in pairs if a is not None)
     return _with_legend(picture, [("truth: " + name, TRUTH), ("reply: " + caption, REPLY), (numbers, INK)])
+
+
+def marked(image: Image.Image, truth: GroundTruth | None, lines: Sequence[str]) -> Image.Image:
+    """The original image with the truth alone, and lines of text below; None is a row without a usable truth."""
+    picture, sketch = _prepared(image)
+    known = read_truth(truth)
+    if known is not None:
+        sketch.mark(known.hand, known.target, known.ray, TRUTH)
+    return _with_legend(picture, [(line, INK) for line in lines])
+
+
+def _prepared(image: Image.Image) -> tuple[Image.Image, _Sketch]:
+    """A copy of a usual size, and what draws on it in pixels of the original."""
+    longer = max(image.size)
+    scale = clamp(longer, LEAST, MOST) / longer
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    picture = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    return picture, _Sketch(picture, scale)
 
 
 class _Sketch:

@@ -13,7 +13,7 @@ from orchestrator.cli.main import app
 from pointing.scenes import write_scenes
 from tests.pointing.curation.defects import TRUTH, Album, plant, row
 
-COMMANDS = ("check", "stats", "split")
+COMMANDS = ("check", "stats", "split", "view")
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -90,6 +90,9 @@ def test_a_photograph_broken_in_its_middle_is_found_when_images_are_read_whole(t
         (["split", "{folder}/a.jsonl", "--out", "{folder}/o"], 2, "nothing is left for validation, test"),
         (["split", "{folder}/a.jsonl", "--out", "{folder}/o", "--by", "scene"], 2, "a.jsonl:1: scene: is missing"),
         (["split", "{folder}/a.jsonl", "--out", "{folder}"], 2, "is not empty"),
+        (["view", "nowhere.jsonl", "--out", "x.html"], 2, "refused: nowhere.jsonl: no such file or folder"),
+        (["view", "{folder}/a.jsonl", "--out", "x.pdf"], 2, "ends in .html"),
+        (["view", "{folder}/a.jsonl", "--out", "{folder}/x.html", "--sheet", "{folder}/a.jsonl.png"], 2, "--overwrite"),
         (["check"], 2, "Missing argument 'FILE...'"),
         (["check", "{folder}"], 1, "a folder without .jsonl, .json, .parquet files"),
         (["check", "{folder}/a.jsonl", "--images-root", "{folder}/no"], 1, "no: no such folder"),
@@ -130,3 +133,16 @@ def test_stats_are_a_table_an_object_and_pictures(tmp_path: Path) -> None:
     page = (tmp_path / "a.html").read_text()
     assert "<svg" in page
     assert "<script" not in page
+
+
+def test_view_writes_a_page_and_a_sheet(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path / "s", train=5, validation=2, test=0)
+    code, shown, _ = run("view", scenes, "--out", tmp_path / "v.html", "--sheet", tmp_path / "v.png", "--limit", "4")
+    assert code == 0
+    assert shown.splitlines() == [
+        f"page         {tmp_path / 'v.html'}: 4 of 7 rows",
+        f"sheet        {tmp_path / 'v.png'}",
+    ]
+    assert Image.open(tmp_path / "v.png").size[0] > 4 * 448
+    assert run("view", scenes, "--out", tmp_path / "v.html")[0] == 2
+    assert run("view", scenes, "--out", tmp_path / "v.html", "--overwrite")[0] == 0
