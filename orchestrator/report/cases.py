@@ -20,7 +20,7 @@ MOST_CASES = 24
 WORST, MOVED = 8, 5  # of them: how many for their reward, and how many each for its fall and rise
 Why = Literal["worst", "fallen", "risen", "first"]
 WORDS: Mapping[Why, str] = {
-    "worst": "among the worst after training",
+    "worst": "among the worst of the last validation",
     "fallen": "its reward fell most",
     "risen": "its reward rose most",
     "first": "one of the first",
