@@ -23,6 +23,7 @@ ROOMS = {
     "pointing": (
         "",  # one act of pointing, one row of data
         "curation",  # whole data files
+        "formats",  # of other tools
     ),
     "policy": (
         "conversation",  # ids: needs no network

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -288,3 +289,45 @@ def view(
     if sheet is not None:
         write_file(sheet, picture.getvalue(), overwrite=overwrite)
         typer.echo(f"sheet        {sheet}")
+
+
+class DataFormat(StrEnum):
+    """Formats of data files; see docs/data.md."""
+
+    published = "published"
+    normalised = "normalised"
+    coco = "coco"
+    label_studio = "label-studio"
+    yourefit = "yourefit"
+    ti1k = "ti1k"
+
+
+@data_app.command(
+    epilog=example("pointvg data convert coco.json --from coco --to published --out train.jsonl --images-root photos")
+)
+def convert(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="what to read")],
+    source: Annotated[DataFormat, typer.Option("--from", help="format of FILE")],
+    target: Annotated[DataFormat, typer.Option("--to", help="format to write; ti1k is read only")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="file to write")],
+    images_root: ImagesRoot = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn data of other tools into what training reads, or back.
+
+    Coordinates are pixels, but for "normalised": the published format in shares of the image's sides.
+    """
+    from pointing.formats.convert import convert as write_converted
+
+    with counted("examples", 0) as example_read:
+        made = write_converted(
+            source.value,
+            file,
+            target.value,
+            out,
+            file.parent if images_root is None else Path(images_root),
+            overwrite=overwrite,
+            example_read=example_read,
+        )
+    lost = f"; {made.lost} have parts that {target.value} has no place for" if made.lost else ""
+    typer.echo(f"written      {out}: {made.examples} examples{lost}")

@@ -13,7 +13,7 @@ from orchestrator.cli.main import app
 from pointing.scenes import write_scenes
 from tests.pointing.curation.defects import TRUTH, Album, plant, row
 
-COMMANDS = ("check", "stats", "split", "view")
+COMMANDS = ("check", "stats", "split", "view", "convert")
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -93,6 +93,14 @@ def test_a_photograph_broken_in_its_middle_is_found_when_images_are_read_whole(t
         (["view", "nowhere.jsonl", "--out", "x.html"], 2, "refused: nowhere.jsonl: no such file or folder"),
         (["view", "{folder}/a.jsonl", "--out", "x.pdf"], 2, "ends in .html"),
         (["view", "{folder}/a.jsonl", "--out", "{folder}/x.html", "--sheet", "{folder}/a.jsonl.png"], 2, "--overwrite"),
+        (["convert", "no.json", "--from", "coco", "--to", "published", "--out", "x.jsonl"], 2, "no.json: no such file"),
+        (["convert", "a", "--from", "published", "--to", "ti1k", "--out", "x"], 2, "has thumbs"),
+        (["convert", "a", "--from", "voc", "--to", "coco", "--out", "x"], 2, "Invalid value for '--from'"),
+        (
+            ["convert", "{folder}/a.jsonl", "--from", "ti1k", "--to", "coco", "--out", "{folder}/o"],
+            2,
+            "a.jsonl:1: line",
+        ),
         (["check"], 2, "Missing argument 'FILE...'"),
         (["check", "{folder}"], 1, "a folder without .jsonl, .json, .parquet files"),
         (["check", "{folder}/a.jsonl", "--images-root", "{folder}/no"], 1, "no: no such folder"),
