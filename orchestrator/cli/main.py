@@ -15,6 +15,7 @@ from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate
 from orchestrator.cli.model import export, halve, tiny
 from orchestrator.cli.options import example
+from orchestrator.cli.predict import predict
 from orchestrator.cli.refusals import RefusingGroup
 from orchestrator.cli.report import report
 from orchestrator.cli.scenes import scenes
@@ -48,7 +49,7 @@ def pointvg(
     \b
     First  scenes, data, check
     Train  tiny, sft, train
-    Then   eval, score, report, compare, export, halve
+    Then   eval, predict, score, report, compare, export, halve
     """
 
 
@@ -60,6 +61,7 @@ app.command(epilog=example("pointvg train --config configs/quickstart.yaml train
 app.command("eval", epilog=example("pointvg eval --config configs/quickstart.yaml --model runs/quickstart/export"))(
     evaluate
 )
+app.command(epilog=example("pointvg predict photo.jpg --model runs/quickstart/export --pictures answers"))(predict)
 app.command(epilog=example("pointvg score --predictions replies.jsonl --data test.jsonl"))(score)
 app.command(epilog=example("pointvg report runs/quickstart"))(report)
 app.command(epilog=example("pointvg compare runs/grpo runs/adaptive --out comparison.html"))(compare)

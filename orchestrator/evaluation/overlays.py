@@ -26,14 +26,14 @@ LINE_HEIGHT = 20
 CELL = 448
 
 
-def overlay(image: Image.Image, truth: GroundTruth, reply: str, frame: Frame) -> Image.Image:
-    """The original image with the truth in green and the reply in magenta, and a legend below.
+def overlay(image: Image.Image, truth: GroundTruth | None, reply: str, frame: Frame) -> Image.Image:
+    """The original image with the truth in green, where one is known, the reply in magenta, and a legend below.
 
     Thin boxes are hands, thick ones targets, arrows rays. `frame` is that of the reply. Any reply is legal: what it
     lacks is not drawn, and what lies outside the image is cut off.
     """
     picture, sketch = _prepared(image)
-    known, parsed = read_truth(truth), parse(reply)
+    known, parsed = None if truth is None else read_truth(truth), parse(reply)
     said = predict(parsed, frame)
     captions = [caption.strip() for caption in parsed.captions if caption.strip()]
     if known is not None:
@@ -45,6 +45,8 @@ def overlay(image: Image.Image, truth: GroundTruth, reply: str, frame: Frame) ->
     if known is not None:
         pairs = (("hand IoU", known.hand, said.hand), ("object IoU", known.target, said.target))
         numbers = "   ".join(f"{what} {iou(a, b) if b else 0.0:.2f}" for what, a, b in pairs if a is not None)
+    if truth is None:
+        return _with_legend(picture, [("reply: " + caption, REPLY)])
     return _with_legend(picture, [("truth: " + name, TRUTH), ("reply: " + caption, REPLY), (numbers, INK)])
 
 

@@ -18,11 +18,12 @@ from files.crash_safe import write_json, write_text
 from pointing import prompts
 from policy.conversation.model_info import read_info
 from policy.conversation.question import question_text
+from policy.conversation.spoken import WORDS
 from policy.state import point
 from policy.state.model_card import Card, card_text
 from schemas.config import Data
 
-WORDS, SCRIPT, README = "pointing.json", "point.py", "README.md"
+SCRIPT, README = "point.py", "README.md"
 FILES = (WORDS, SCRIPT, README)
 _SENTINEL = "\ue000\ue002\ue000"
 

@@ -19,7 +19,20 @@ from orchestrator.cli.version import version
 from orchestrator.recovery.stop import Stopped
 
 ROOT = Path(__file__).resolve().parents[3]
-COMMANDS = ("scenes", "check", "tiny", "sft", "train", "eval", "score", "report", "compare", "export", "halve")
+COMMANDS = (
+    "scenes",
+    "check",
+    "tiny",
+    "sft",
+    "train",
+    "eval",
+    "predict",
+    "score",
+    "report",
+    "compare",
+    "export",
+    "halve",
+)
 SLOW = ("ray", "torch", "transformers", "vllm", "peft", "matplotlib", "numpy")
 
 

@@ -1,0 +1,90 @@
+"""pointvg predict: asks a trained model about photos."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from actors.environment import environment
+from orchestrator.cli.options import Overwrite
+from orchestrator.cli.progress import counted
+from schemas.config.rollout import Sampling
+
+if TYPE_CHECKING:
+    from orchestrator.evaluation.answers import Answer
+    from orchestrator.predict_run import Asked
+
+
+def predict(
+    files: Annotated[list[str], typer.Argument(metavar="PHOTO...", help="photos, folders of them, or task files")],
+    model: Annotated[str, typer.Option(metavar="DIR", help="an exported model: runs/NAME/export")],
+    question: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="what to ask; default: as the model was trained")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="draws of each; more than 1 say how sure the model is")
+    ] = 1,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="write answers as JSON lines, which pointvg score reads")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="draw each answer over its photo, in a folder")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Ask a trained model what a hand points at.
+
+    Plays the whole episode: the ray drawn, the second look. Prints a line for each photo. Boxes are left, top, right
+    and bottom in pixels of the photo turned upright.
+    """
+    from files.owned import refuse_file, refuse_folder, write_file
+
+    if out is not None:
+        refuse_file(out, overwrite=overwrite)
+    if pictures is not None:
+        refuse_folder(pictures, overwrite=overwrite)
+    from policy.conversation.spoken import read_spoken
+
+    spoken = read_spoken(model)
+    gpu = Path("/dev/nvidiactl").exists()
+    os.environ.update(environment(int(gpu), os.cpu_count() or 1))  # before anything reads them
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # that there is none is no news to a user
+    from orchestrator.predict_run import Oracle, read_asked
+
+    asked = read_asked(files, spoken, question)
+    oracle = Oracle(model, spoken, asked)
+    sampling = Sampling(temperature=0.0) if samples == 1 else Sampling(temperature=0.6, top_p=0.95)
+    found: list[Answer] = []
+    with counted("photos", len(asked.tasks)) as one_more:
+        for answer in oracle.answers(asked, samples, sampling):
+            found.append(answer)
+            typer.echo(answer.line())
+            one_more()
+    if out is not None:
+        write_file(out, "".join(f"{answer.model_dump_json()}\n" for answer in found), overwrite=overwrite)
+        typer.echo(f"answers      {out}")
+    if pictures is not None:
+        _draw(found, asked, pictures, overwrite=overwrite)
+        typer.echo(f"pictures     {pictures}")
+
+
+def _draw(found: list[Answer], asked: Asked, folder: Path, *, overwrite: bool) -> None:
+    from files.owned import writing_folder
+    from orchestrator.evaluation.overlays import overlay
+    from pointing.coordinates import Frame, Size
+    from pointing.drawing import open_image
+    from schemas.task import GroundTruth
+
+    with writing_folder(folder, "pointvg predict", overwrite=overwrite) as fresh:
+        for number, (answer, task) in enumerate(zip(found, asked.tasks, strict=True)):
+            frame = answer.frame
+            seen = frame.seen_size or frame.original_size
+            read = Frame(frame.kind, Size(*frame.original_size), Size(*seen))
+            truth = None if task.ground_truth == GroundTruth() else task.ground_truth
+            picture = overlay(open_image(answer.image), truth, answer.response, read)
+            picture.save(fresh / f"{number:05d}-{Path(answer.image).stem[:80]}.png")
