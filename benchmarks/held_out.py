@@ -21,7 +21,8 @@ import psutil
 
 from files.crash_safe import write_json
 from orchestrator.batch.tasks import read_split
-from orchestrator.evaluation.evaluate import evaluate, frame_of
+from orchestrator.evaluation.evaluate import evaluate
+from orchestrator.evaluation.frames import frame_of
 from orchestrator.roles.cluster import Players, connect, recoveries_of
 from pointing.metrics import measure
 from schemas.config import Sampling, TrainConfig, Validation

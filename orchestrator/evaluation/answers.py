@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from orchestrator.evaluation.evaluate import frame_of
+from orchestrator.evaluation.frames import frame_of
 from pointing.agreement import agreement
 from pointing.geometry import Box
 from pointing.grammar import Reply, parse

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from actors.player import Order
+from orchestrator.evaluation.frames import frame_of
 from orchestrator.evaluation.overlays import contact_sheet, overlay
 from orchestrator.roles.cluster import Pending, Players
 from orchestrator.run_folder.folder import RunFolder
-from pointing.coordinates import Frame, Size
 from pointing.drawing import open_image
 from pointing.metrics import Estimate, measure, summarise
 from schemas import batch
@@ -86,11 +86,6 @@ def numbers_of(table: pa.Table, tasks: dict[str, Task]) -> dict[str, float]:
     reward = Estimate.of([float(row["reward"]) for row in rows], names)
     numbers = summarise(measured, names).flat() | {"reward": reward.mean}
     return numbers if reward.standard_error is None else numbers | {"reward_se": reward.standard_error}
-
-
-def frame_of(row: dict[str, Any]) -> Frame:
-    """The frame of one ROLLOUT row."""
-    return Frame(row["frame"], Size(*row["original_size"]), Size(*row["seen_size"]))
 
 
 def write_samples(folder: Path, step: int, result: Evaluation, pictures: int) -> None:

@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import pyarrow as pa
 
-from orchestrator.evaluation.evaluate import frame_of
+from orchestrator.evaluation.frames import frame_of
 from pointing.intervals import Interval, student_quantile
 from pointing.metrics import VALUES, measure
 

@@ -86,7 +86,12 @@ def layout_of(config: TrainConfig) -> RoleSplit:
 
 
 def step_table(config: TrainConfig, sizes: Sizes, nodes: Sequence[Node], grid: int) -> str:
-    """The estimate as lines of text, or why there is none. `grid` is that of the model's family, in pixels."""
+    """The estimate as lines of text, or why there is none; "" on CPUs, of which no rates are known.
+
+    `grid` is that of the model's family, in pixels.
+    """
+    if not (config.resources.rollout.gpus and config.resources.learner.gpus):
+        return ""
     gpu = gpu_of(config.resources, nodes)
     why = _unknown(config, gpu)
     if gpu is None or why:
@@ -97,8 +102,6 @@ def step_table(config: TrainConfig, sizes: Sizes, nodes: Sequence[Node], grid: i
 
 
 def _unknown(config: TrainConfig, gpu: GpuRates | None) -> str | None:
-    if not (config.resources.rollout.gpus and config.resources.learner.gpus):
-        return "rates are known of GPUs alone"
     if config.model.dtype != "bfloat16" or config.rollout.engine.dtype != "bfloat16":
         return "rates are known in bfloat16 alone"
     if config.learner.sharding.cpu_offload:

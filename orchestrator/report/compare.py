@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.evaluation.evaluate import frame_of
+from orchestrator.evaluation.frames import frame_of
 from orchestrator.evaluation.paired import MODES, by_task
 from orchestrator.report.cases import Why, by_task_id, choose, one_reply, rewards_of, rules_of
 from orchestrator.report.charts import LineChart, NamedSeries, Parts, StackedChart, line_chart, stacked_chart

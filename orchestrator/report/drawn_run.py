@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from orchestrator.evaluation.evaluate import frame_of
+from orchestrator.evaluation.frames import frame_of
 from orchestrator.evaluation.paired import MODES
 from orchestrator.report.charts import (
     LineChart,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.evaluation.evaluate import frame_of
+from orchestrator.evaluation.frames import frame_of
 from orchestrator.report.charts import number
 from pointing.failures import Outcome, outcome_of
 from pointing.geometry import Box, Segment
