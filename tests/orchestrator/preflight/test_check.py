@@ -68,7 +68,6 @@ def test_what_is_well_is_passed_with_a_line_on_each_part(found: Any) -> None:
         "learner",
         "reference",
         "reward",
-        "step",
     ]
     assert "train: 24 tasks, 0 unusable, 0 too long (the first 64 rows of each file)" in report.notes[1]
 
