@@ -456,7 +456,7 @@ def test_tables_that_do_not_fit_leave_nothing_half_written(tmp_path: Path, monke
         return plain(path, mode)
 
     plain = pa.OSFile
-    monkeypatch.setattr("orchestrator.recovery.replay.pa.OSFile", full)
+    monkeypatch.setattr("actors.table_files.pa.OSFile", full)
     with pytest.raises(OSError, match="No space left"):
         write_tables(str(tmp_path / "step-000000"), table, table)
     assert len(seen) == 2
