@@ -16,7 +16,6 @@ This file runs as a script before anything is imported: the standard library alo
 
 from __future__ import annotations
 
-import array
 import contextlib
 import fcntl
 import gc
@@ -109,8 +108,7 @@ def start_worker(arguments: Sequence[str]) -> None:
 def _forked(start: Start, path: Path) -> bool:
     with _connected(path) as connection:
         message = json.dumps(asdict(start)).encode()
-        streams = array.array("i", [0, 1, 2])
-        connection.sendmsg([LENGTH.pack(len(message))], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+        socket.send_fds(connection, [LENGTH.pack(len(message))], [0, 1, 2])
         connection.sendall(message)
         connection.settimeout(IMPORT_S)
         if connection.recv(1) != READY:  # nothing, where the server could not import or was killed

@@ -61,6 +61,11 @@ def predict(reply: Reply, frame: Frame) -> Prediction:
     )
 
 
+def said_name(reply: Reply) -> str:
+    """What a reply calls its target: its last caption that is not blank; "" where there is none."""
+    return next((caption.strip() for caption in reversed(reply.captions) if caption.strip()), "")
+
+
 def _to_original(segment: Segment, frame: Frame) -> Segment:
     return frame.to_original(*segment[0]), frame.to_original(*segment[1])
 

@@ -76,15 +76,13 @@ def predict(
 def _draw(found: list[Answer], asked: Asked, folder: Path, *, overwrite: bool) -> None:
     from files.owned import writing_folder
     from orchestrator.evaluation.overlays import overlay
-    from pointing.coordinates import Frame, Size
     from pointing.drawing import open_image
     from schemas.task import GroundTruth
+    from services.reward.scoring import frame_of
 
     with writing_folder(folder, "pointvg predict", overwrite=overwrite) as fresh:
         for number, (answer, task) in enumerate(zip(found, asked.tasks, strict=True)):
-            frame = answer.frame
-            seen = frame.seen_size or frame.original_size
-            read = Frame(frame.kind, Size(*frame.original_size), Size(*seen))
+            frame = frame_of(answer.frame.kind, answer.frame.original_size, answer.frame.seen_size)
             truth = None if task.ground_truth == GroundTruth() else task.ground_truth
-            picture = overlay(open_image(answer.image), truth, answer.response, read)
+            picture = overlay(open_image(answer.image), truth, answer.response, frame)
             picture.save(fresh / f"{number:05d}-{Path(answer.image).stem[:80]}.png")

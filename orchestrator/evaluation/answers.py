@@ -8,8 +8,8 @@ from typing import Any
 from orchestrator.evaluation.frames import frame_of
 from pointing.agreement import agreement
 from pointing.geometry import Box
-from pointing.grammar import Reply, parse
-from pointing.parts import Prediction, predict
+from pointing.grammar import parse
+from pointing.parts import predict, said_name
 from schemas.scoring import FrameSpec
 from schemas.task import Record, Task
 
@@ -70,7 +70,7 @@ def _answer(task: Task, question: str, rows: Sequence[dict[str, Any]]) -> Answer
         id=task.task_id,
         image=task.images[0],
         question=question,
-        name=_name(read[agreed.best][0], prediction),
+        name=None if prediction.target is None else said_name(read[agreed.best][0]) or None,
         target=prediction.target,
         hand=prediction.hand,
         ray=prediction.ray,
@@ -80,8 +80,3 @@ def _answer(task: Task, question: str, rows: Sequence[dict[str, Any]]) -> Answer
         response=row["reply"],
         frame=FrameSpec(kind=row["frame"], original_size=row["original_size"], seen_size=row["seen_size"]),
     )
-
-
-def _name(reply: Reply, said: Prediction) -> str | None:
-    captions = [caption.strip() for caption in reply.captions if caption.strip()]
-    return captions[-1] if captions and said.target is not None else None

@@ -11,7 +11,7 @@ from orchestrator.telemetry.curves import plot_curves
 from pointing.coordinates import Frame
 from pointing.geometry import Box, Segment, clamp, clip_segment, iou
 from pointing.grammar import parse
-from pointing.parts import predict, read_truth
+from pointing.parts import predict, read_truth, said_name
 from schemas.task import GroundTruth
 
 __all__ = ["contact_sheet", "marked", "overlay", "plot_curves"]
@@ -35,12 +35,11 @@ def overlay(image: Image.Image, truth: GroundTruth | None, reply: str, frame: Fr
     picture, sketch = _prepared(image)
     known, parsed = None if truth is None else read_truth(truth), parse(reply)
     said = predict(parsed, frame)
-    captions = [caption.strip() for caption in parsed.captions if caption.strip()]
     if known is not None:
         sketch.mark(known.hand, known.target, known.ray, TRUTH)
     sketch.mark(said.hand, said.target, said.ray, REPLY)
     name = "nothing is pointed at" if known is None else known.name or "(no name)"
-    caption = captions[-1] if captions else "(no caption)" if said.target else "(no object)"
+    caption = said_name(parsed) or ("(no caption)" if said.target else "(no object)")
     numbers = ""
     if known is not None:
         pairs = (("hand IoU", known.hand, said.hand), ("object IoU", known.target, said.target))

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.evaluation.frames import frame_of
 from orchestrator.evaluation.paired import MODES, by_task
 from orchestrator.report.cases import Why, by_task_id, choose, one_reply, rewards_of, rules_of
-from orchestrator.report.charts import LineChart, NamedSeries, Parts, StackedChart, line_chart, stacked_chart
+from orchestrator.report.charts import LineChart, NamedSeries, StackedChart, line_chart
 from orchestrator.report.comparison import MetricChange, metric_changes
+from orchestrator.report.drawn_run import counts_of, outcome_chart
 from orchestrator.report.facts import ChangedSetting, Fact, changed_settings, plan_and_cost, what_was_run
 from orchestrator.report.page import image_files, render
 from orchestrator.report.pictures import MOST_BYTES, Picture, Pictures
 from orchestrator.report.replies import ReplyView, TruthView, truth_view
 from orchestrator.report.run_record import Played, RunRecord
-from pointing.failures import OUTCOMES, Outcome, counted, outcome_of
 
 MOST_TASKS = 16
 COLOURS = 10  # of the style sheet
@@ -149,18 +148,11 @@ def differing_settings(runs: Sequence[RunRecord]) -> list[DifferingSetting]:
 
 def _outcomes(names: Sequence[str], last: Sequence[Played]) -> list[StackedChart]:
     """A chart for each kind of replies: a bar for each run, in shares."""
-    order = tuple(reversed(range(len(OUTCOMES))))
     found: list[StackedChart] = []
     for kind, mode in MODES.items():
-        bars: list[Parts] = []
-        for name, played in zip(names, last, strict=True):
-            rows = [row for row in played.table.to_pylist() if row["kind"] == kind]
-            ended: list[Outcome] = [outcome_of(row["reply"], row["ground_truth"], frame_of(row)) for row in rows]
-            counts = tuple(counted(ended).values())
-            bars.append(Parts(name, tuple(100 * counts[place] / max(1, len(rows)) for place in order)))
-        if any(sum(bar.values) for bar in bars):
-            legend = [OUTCOMES[place] for place in order]
-            found.append(stacked_chart(f"{mode} replies", "run", legend, bars, unit="%", top=100.0))
+        counts = [(name, counts_of(played, kind)) for name, played in zip(names, last, strict=True)]
+        if any(any(each) for _, each in counts):
+            found.append(outcome_chart(mode, "run", counts))
     return found
 
 

@@ -25,6 +25,7 @@ from pointing.failures import OUTCOMES, Outcome, counted, outcome_of
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, GREY)  # a colour's place is its number in the style sheet
 _STAGE = "time/"
 _NO_STAGE = ("step", "other")
+_FROM_BELOW = tuple(reversed(range(len(OUTCOMES))))  # places in OUTCOMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +98,32 @@ def outcome_counts(validations: Sequence[Played]) -> list[OutcomeCounts]:
     """What went wrong in the replies, sampled and greedy apart; [] without validations."""
     found: list[OutcomeCounts] = []
     for kind, mode in MODES.items():
-        by_step: dict[int, tuple[int, ...]] = {}
-        for played in validations:
-            rows = [row for row in played.table.to_pylist() if row["kind"] == kind]
-            if rows:
-                ended: list[Outcome] = [outcome_of(row["reply"], row["ground_truth"], frame_of(row)) for row in rows]
-                by_step[played.step] = tuple(counted(ended).values())
+        counts = {played.step: counts_of(played, kind) for played in validations}
+        by_step = {step: each for step, each in counts.items() if any(each)}
         if by_step:
-            found.append(_counts(mode, by_step))
+            bars = [(str(step), each) for step, each in by_step.items()]
+            rows = tuple(
+                OutcomeRow(OUTCOMES[place], tuple(number(each[place]) for each in by_step.values()))
+                for place in _FROM_BELOW
+            )
+            found.append(OutcomeCounts(mode, outcome_chart(mode, "validation at step", bars), tuple(by_step), rows))
     return found
 
 
-def _counts(mode: str, by_step: dict[int, tuple[int, ...]]) -> OutcomeCounts:
-    """Drawn from the bottom: correct, then the latest failure first, so that what is nearly right stands beside it."""
-    order = tuple(reversed(range(len(OUTCOMES))))
+def counts_of(played: Played, kind: str) -> tuple[int, ...]:
+    """How many replies of a kind had each of OUTCOMES, in that order."""
+    rows = [row for row in played.table.to_pylist() if row["kind"] == kind]
+    ended: list[Outcome] = [outcome_of(row["reply"], row["ground_truth"], frame_of(row)) for row in rows]
+    return tuple(counted(ended).values())
+
+
+def outcome_chart(mode: str, x_label: str, counts: Sequence[tuple[str, tuple[int, ...]]]) -> StackedChart:
+    """Shares of outcomes, a bar for each label; a bar without replies is empty.
+
+    Drawn from the bottom: correct, then the latest failure first, so that what is nearly right stands beside it.
+    """
     bars = [
-        Parts(f"{step}", tuple(100 * counts[place] / sum(counts) for place in order))
-        for step, counts in by_step.items()
+        Parts(label, tuple(100 * each[place] / max(1, sum(each)) for place in _FROM_BELOW)) for label, each in counts
     ]
-    legend = [OUTCOMES[place] for place in order]
-    chart = stacked_chart(f"{mode} replies", "validation at step", legend, bars, unit="%", top=100.0)
-    rows = tuple(
-        OutcomeRow(OUTCOMES[place], tuple(number(counts[place]) for counts in by_step.values())) for place in order
-    )
-    return OutcomeCounts(mode, chart, tuple(by_step), rows)
+    legend = [OUTCOMES[place] for place in _FROM_BELOW]
+    return stacked_chart(f"{mode} replies", x_label, legend, bars, unit="%", top=100.0)

@@ -15,7 +15,7 @@ from orchestrator.report.charts import number
 from pointing.failures import Outcome, outcome_of
 from pointing.geometry import Box, Segment
 from pointing.grammar import parse
-from pointing.parts import predict, read_truth
+from pointing.parts import predict, read_truth, said_name
 from schemas.scoring import SCORE_TERMS, RewardRules
 
 LONGEST_TURN = 4000  # characters; a longer turn is cut
@@ -111,14 +111,13 @@ def reply_view(row: Mapping[str, Any], title: str, rules: RewardRules | None) ->
     """Of a row with ROLLOUT and SCORES columns. `rules` of the built-in reward say what a term is worth."""
     frame, said = frame_of(dict(row)), parse(row["reply"])
     found = predict(said, frame)
-    captions = [caption.strip() for caption in said.captions if caption.strip()]
     return ReplyView(
         title,
         float(row["reward"]),
         outcome_of(row["reply"], row["ground_truth"], frame),
         tuple(_cut(text) for text in row["turn_texts"]),
         row["ended_by"].replace("_", " "),
-        captions[-1] if captions else "",
+        said_name(said),
         Marks.of(found.hand, found.target, found.ray),
         tuple(_terms(row, rules)),
     )
