@@ -175,6 +175,18 @@ pointvg config show --config new.yaml
 Settings that were not given keep the published default, also where ours is another. A name that the published system
 does not have is refused with its file and line. The new file opens with what is left to decide.
 
+`scripts/train.sh` is the start that you know: three paths, and what the launch script set, in the environment. `--dry` checks
+all of it and starts nothing. With `OLD_CONFIG` it makes the import above first, and runs what comes of it:
+
+```
+MODEL_PATH=/models/start TRAIN_FILES=train.jsonl VAL_FILES=val.jsonl scripts/train.sh --dry
+MODEL_PATH=/models/start TRAIN_FILES=train.jsonl VAL_FILES=val.jsonl KL_COEF=0.05 scripts/train.sh trainer.epochs=2
+OLD_CONFIG=config.yaml MODEL_PATH=/models/start TRAIN_FILES=train.jsonl VAL_FILES=val.jsonl scripts/train.sh
+```
+
+Without `OLD_CONFIG`, or `CONFIG` with a file of this project, everything else comes from `configs/published.yaml`: the published
+launch script's values. The script's head lists the variables that it reads.
+
 This page is written by `pointvg config migrating` from the table that the command uses."""
 
 
