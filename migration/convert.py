@@ -175,8 +175,8 @@ pointvg config show --config new.yaml
 Settings that were not given keep the published default, also where ours is another. A name that the published system
 does not have is refused with its file and line. The new file opens with what is left to decide.
 
-`scripts/train.sh` is the start that you know: three paths, and what the launch script set, in the environment. `--dry` checks
-all of it and starts nothing. With `OLD_CONFIG` it makes the import above first, and runs what comes of it:
+`scripts/train.sh` is the start that you know: three paths, and what the launch script set, in the environment. `--dry`
+checks all of it and starts nothing. With `OLD_CONFIG` it makes the import above first, and runs what comes of it:
 
 ```
 MODEL_PATH=/models/start TRAIN_FILES=train.jsonl VAL_FILES=val.jsonl scripts/train.sh --dry
@@ -184,8 +184,8 @@ MODEL_PATH=/models/start TRAIN_FILES=train.jsonl VAL_FILES=val.jsonl KL_COEF=0.0
 OLD_CONFIG=config.yaml MODEL_PATH=/models/start TRAIN_FILES=train.jsonl VAL_FILES=val.jsonl scripts/train.sh
 ```
 
-Without `OLD_CONFIG`, or `CONFIG` with a file of this project, everything else comes from `configs/published.yaml`: the published
-launch script's values. The script's head lists the variables that it reads.
+Without `OLD_CONFIG`, or `CONFIG` with a file of this project, everything else comes from `configs/published.yaml`: the
+published launch script's values. The script's head lists the variables that it reads.
 
 This page is written by `pointvg config migrating` from the table that the command uses."""
 

@@ -1,13 +1,14 @@
-"""pointvg config: a configuration resolved, or brought from the published system."""
+"""pointvg config: a configuration resolved, described for editors, or brought from the published system."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from orchestrator.cli.options import Config, Overrides, Overwrite, loaded_as_it_says, refused
+from orchestrator.cli.options import Config, Overrides, Overwrite, example, loaded_as_it_says, refused
 from schemas.config.file import ConfigError, annotated
 
 config_app = typer.Typer(
@@ -15,13 +16,43 @@ config_app = typer.Typer(
 )
 
 
-@config_app.command()
+@config_app.command(epilog=example("pointvg config show --config configs/grpo.yaml trainer.epochs=2"))
 def show(config: Config, overrides: Overrides = None) -> None:
     """Print every setting with its value and where that came from: a line of the file, the command line, a default."""
     typer.echo(annotated(loaded_as_it_says(config, overrides)), nl=False)
 
 
-@config_app.command("import")
+class Kind(StrEnum):
+    """What a configuration file is for."""
+
+    train = "train"
+    sft = "sft"
+    tiny = "tiny"
+    reward = "reward"
+
+
+@config_app.command(epilog=example("pointvg config schema train --out train.schema.json"))
+def schema(
+    kind: Annotated[Kind, typer.Argument(help="the command that reads the file; reward is for `serve reward`")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="file to write; default: print it")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Print the JSON Schema of a kind of file, with which an editor completes and checks it.
+
+    The shipped files name theirs, in configs/schemas/.
+    """
+    from files.owned import write_file
+    from schemas.config.json_schema import json_schema
+
+    text = json_schema(kind.value)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_file(out, text, overwrite=overwrite)
+        typer.echo(f"written      {out}")
+
+
+@config_app.command("import", epilog=example("pointvg config import old.yaml worker.rollout.n=5 --out new.yaml"))
 def import_(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="YAML configuration of the published system")],
     overrides: Annotated[
@@ -48,7 +79,7 @@ def import_(
     typer.echo(imported.report(), err=out is None)
 
 
-@config_app.command()
+@config_app.command(epilog=example("pointvg config migrating docs/migrating.md --overwrite"))
 def migrating(
     out: Annotated[Path, typer.Argument(metavar="FILE", help="file to write")] = Path("docs/migrating.md"),
     overwrite: Overwrite = False,

@@ -1,4 +1,4 @@
-"""scripts/train.sh, run for real up to where it would start: paths, settings by environment, an imported configuration."""
+"""scripts/train.sh, run for real up to where it would start: paths, settings by environment, an imported file."""
 
 from __future__ import annotations
 
