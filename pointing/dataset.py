@@ -19,6 +19,7 @@ from pointing.drawing import MAX_PIXELS, ImageError
 from pointing.ground_truth import truth_or_errors
 from pointing.image_check import image_size
 from pointing.sampler import Cursor, Sampler
+from pointing.transcript_check import read_transcript
 from pointing.truth_check import truth_errors
 from pointing.unpack import unpacked
 from schemas.row_problem import FieldError, RowProblem, shown
@@ -48,6 +49,7 @@ class DatasetOptions:
     ground_truth_key: str = "ground_truth"
     images_key: str = "images"
     videos_key: str = "videos"
+    transcript_key: str | None = None  # None leaves transcripts unread
     image_dir: str | None = None
     on_error: Literal["fail", "skip"] = "fail"
     max_prompt_length: int | None = None
@@ -186,6 +188,12 @@ class _Reader:
             truth = truth_or_errors(row.fields[options.ground_truth_key], options.ground_truth_key)
             if not isinstance(truth, GroundTruth):
                 errors += truth
+        transcript = None
+        if options.transcript_key is not None:
+            try:
+                transcript = read_transcript(row.fields, options.transcript_key)
+            except FieldError as error:
+                errors.append(error)
         sizes: tuple[Size | None, ...] = ()
         if options.check_images:
             sizes = tuple(
@@ -202,6 +210,7 @@ class _Reader:
                 image_sizes=tuple((size.width, size.height) for size in sizes if size is not None),
                 ground_truth=truth,
                 source=f"{row.file}:{row.number}",
+                transcript=transcript,
             )
         return ReadRow(row.file, row.number, row.fields, task, tuple(errors), tuple(named), sizes)
 

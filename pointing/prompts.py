@@ -4,6 +4,8 @@ transcripts that supervised training imitates. Coordinates are written in the mo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pointing import tool
 from pointing.coordinates import Frame, FrameKind
 from pointing.geometry import Box, Segment, clamp, clip_segment
@@ -80,6 +82,35 @@ If no hand points at anything, draw nothing and answer at once, without boxes or
 {_NEGATIVE}"""
 
 
+@dataclass(frozen=True, slots=True)
+class MarkedParts:
+    """The marked parts of a transcript, each as the grammar reads it: `hand` and `target` are boxes, `base` and `tip`
+    points, `call` draws the ray, `name` is a caption, and `label` the name without tags.
+    """
+
+    hand: str
+    base: str
+    tip: str
+    call: str
+    name: str
+    target: str
+    label: str
+
+
+def marks(truth: GroundTruth, frame: Frame) -> MarkedParts:
+    """The marks of a positive's transcript in the model's frame. Raises FieldError as `transcript` does."""
+    said = _said(truth, frame)
+    return MarkedParts(
+        hand=f"<|box_start|>[{said.hand}]<|box_end|>",
+        base=f"<|point_start|>[{said.base}]<|point_end|>",
+        tip=f"<|point_start|>[{said.tip}]<|point_end|>",
+        call=tool.written(said.start, said.end),
+        name=f"<|caption_start|>{said.name}<|caption_end|>",
+        target=f"<|box_start|>[{said.target}]<|box_end|>",
+        label=said.name,
+    )
+
+
 def transcript(truth: GroundTruth, frame: Frame) -> tuple[str, ...]:
     """The assistant's turns that say what the ground truth says, in the model's frame.
 
@@ -93,6 +124,25 @@ def transcript(truth: GroundTruth, frame: Frame) -> tuple[str, ...]:
     """
     if truth.negative:
         return (_NEGATIVE,)
+    said = _said(truth, frame)
+    first = f"{_HAND}{said.hand}{_BASE}{said.base}{_TIP}{said.tip}{_START}{said.start}{_END}{said.end}{_CALLED}"
+    return first, f"{_CAPTION}{said.name}{_OBJECT}{said.target}{_ANSWERED}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """The numbers of a positive as they are written, and the name."""
+
+    hand: str
+    base: str
+    tip: str
+    start: str
+    end: str
+    name: str
+    target: str
+
+
+def _said(truth: GroundTruth, frame: Frame) -> _Said:
     hand, ray, target, name = truth.hand_bbox, truth.pointing_ray, truth.obj_bbox, truth.obj_name
     if hand is None or ray is None or target is None or not name:
         parts = {"hand_bbox": hand, "pointing_ray": ray, "obj_bbox": target, "obj_name": name}
@@ -103,11 +153,15 @@ def transcript(truth: GroundTruth, frame: Frame) -> tuple[str, ...]:
         raise FieldError("ground_truth.obj_name", "holds markup or control characters", remedy, shown(name))
     base, tip = truth.pointing_keypoints or (ray.start, ray.end)
     start, end = _ray((ray.start, ray.end), frame)
-    first = [
-        f"{_HAND}{_box(hand, frame)}{_BASE}{_point(base, frame)}{_TIP}{_point(tip, frame)}",
-        f"{_START}{_numbers(start)}{_END}{_numbers(end)}{_CALLED}",
-    ]
-    return "".join(first), f"{_CAPTION}{name}{_OBJECT}{_box(target, frame)}{_ANSWERED}"
+    return _Said(
+        hand=_box(hand, frame),
+        base=_point(base, frame),
+        tip=_point(tip, frame),
+        start=_numbers(start),
+        end=_numbers(end),
+        name=name,
+        target=_box(target, frame),
+    )
 
 
 def _numbers(values: tuple[int, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
@@ -50,12 +50,27 @@ class GroundTruth(Record):
 NEGATIVE = GroundTruth(stage=1)
 
 
+class Transcript(Record):
+    """What the assistant should say of a task, turn by turn, in the model's frame.
+
+    `kind` and `seen_size`, width and height in pixels, say which frame that is, if the file says so.
+
+    >>> Transcript(turns=("<think>Nobody points.</think><answer>Nothing.</answer>",)).kind is None
+    True
+    """
+
+    turns: Annotated[tuple[str, ...], Field(min_length=1)]
+    kind: Literal["pixels", "thousandths"] | None = None
+    seen_size: tuple[int, int] | None = None
+
+
 class Task(Record):
     """One question with its images and ground truth, as read from a dataset.
 
     `images` are paths that were checked to lie inside the dataset's image folder. `prompt` is the question with one
     `<image>` placeholder per image. `image_sizes` are width and height of each when the data was read, if images were
-    looked at then. `source` is "file:line", for messages to people.
+    looked at then. `source` is "file:line", for messages to people. `transcript` is what the data has the assistant
+    say, None where supervised training writes that itself.
 
     >>> Task(task_id="train-0", prompt="<image>What is it?", images=("a.png",), ground_truth=NEGATIVE).question
     'What is it?'
@@ -67,6 +82,7 @@ class Task(Record):
     image_sizes: tuple[tuple[int, int], ...] = ()
     ground_truth: GroundTruth
     source: str = ""
+    transcript: Transcript | None = None
 
     @property
     def question(self) -> str:

@@ -29,7 +29,7 @@ def read_split(config: TrainConfig | SftConfig, split: Split) -> tuple[Task, ...
     files = files_of(config.data, split)
     if not files:
         return ()
-    dataset = read_dataset(config.data, files, row_reader(config))
+    dataset = read_dataset(config.data, files, row_reader(config), transcripts=isinstance(config, SftConfig))
     for line in left_out(dataset, config.data):
         print(line)
     if not dataset.tasks:
@@ -74,7 +74,7 @@ def row_reader(config: TrainConfig | SftConfig) -> Callable[[Task], int]:
         sizes = [image_size(Path(path)) for path in task.images]
         seen = [fit_to_grid(size, family.grid, data.min_pixels, data.max_pixels) for size in sizes]
         if isinstance(config, SftConfig):
-            check_transcript(task.ground_truth, Frame(family.frame_kind, sizes[0], seen[0]), data.ground_truth_key)
+            check_transcript(task, Frame(family.frame_kind, sizes[0], seen[0]), data)
         return tokens + sum((size.width // family.grid) * (size.height // family.grid) - 1 for size in seen)
 
     return count
@@ -86,10 +86,13 @@ def read_dataset(
     count: Callable[[Task], int],
     rows_per_file: int | None = None,
     damage: Callable[[Path], str] | None = None,
+    *,
+    transcripts: bool = False,
 ) -> Dataset:
     """Reads files with prompt lengths as `count` says; of each file the first rows alone, if a number is given.
 
-    `damage` says what is wrong with an image file, looking deeper than at its header.
+    `damage` says what is wrong with an image file, looking deeper than at its header. With `transcripts`, those that
+    rows hold are read too.
     """
     return read(
         DatasetOptions(
@@ -98,6 +101,7 @@ def read_dataset(
             ground_truth_key=data.ground_truth_key,
             images_key=data.image_key,
             videos_key=data.video_key,
+            transcript_key=data.transcript_key if transcripts else None,
             image_dir=data.image_dir,
             on_error=data.on_error,
             max_prompt_length=data.max_prompt_tokens,

@@ -37,7 +37,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line, fo
 
 
 @dataclass(frozen=True, slots=True)
-class _Columns:
+class Columns:
     """What the columns are called."""
 
     prompt: str
@@ -46,8 +46,8 @@ class _Columns:
 
 
 @contextmanager
-def _reading(
-    files: Iterable[str], images_root: str | None, columns: _Columns, damage: Callable[[Path], str] | None = None
+def reading(
+    files: Iterable[str], images_root: str | None, columns: Columns, damage: Callable[[Path], str] | None = None
 ) -> Generator[DatasetOptions]:
     """How the files are read. Images that they hold themselves lie in a folder that goes with the block."""
     from pointing.dataset import DatasetOptions
@@ -64,7 +64,7 @@ def _reading(
         )
 
 
-def _row_count(files: Iterable[str]) -> int:
+def row_count(files: Iterable[str]) -> int:
     """Rows of all files that are there, for the bar: what is wrong with the others is said later."""
     from pointing.data_rows import DatasetError, count_rows, task_files
 
@@ -104,11 +104,11 @@ def check(
     if images:
         from orchestrator.preflight.image_damage import image_damage as damage
 
-    columns = _Columns(prompt_key, ground_truth_key, images_key)
+    columns = Columns(prompt_key, ground_truth_key, images_key)
     tally = _Tally()
     with (
-        _reading(files, images_root, columns, damage) as data,
-        counted("rows", _row_count(files), err=as_json) as row_read,
+        reading(files, images_root, columns, damage) as data,
+        counted("rows", row_count(files), err=as_json) as row_read,
     ):
         for found in findings(CheckOptions(data, id_key, split_key), lambda: tally.read(row_read)):
             tally.count(found)
@@ -169,8 +169,8 @@ def stats(
             raise typer.BadParameter(f"--plots {plots}: name a file that ends in .png or .html")
         refuse_file(plots, overwrite=overwrite)
     with (
-        _reading(files, images_root, _Columns(prompt_key, ground_truth_key, images_key)) as data,
-        counted("rows", _row_count(files), err=as_json) as row_read,
+        reading(files, images_root, Columns(prompt_key, ground_truth_key, images_key)) as data,
+        counted("rows", row_count(files), err=as_json) as row_read,
     ):
         found = statistics(data, row_read)
     table = data_table(found)
@@ -231,8 +231,8 @@ def split(
         raise SplitError(f"{file}: is a folder; name one file")
     options = SplitOptions(_shares(shares), by, seed)
     with (
-        _reading([file], images_root, _Columns(prompt_key, ground_truth_key, images_key)) as data,
-        counted("rows", _row_count([file])) as row_read,
+        reading([file], images_root, Columns(prompt_key, ground_truth_key, images_key)) as data,
+        counted("rows", row_count([file])) as row_read,
     ):
         sides = write_split(data, options, out, overwrite=overwrite, row_read=row_read)
     shared = "an image" if by == "image" else f"an image or {by}"
@@ -274,8 +274,8 @@ def view(
     from orchestrator.report.page import render
     from pointing.curation.check import CheckOptions
 
-    columns = _Columns(prompt_key, ground_truth_key, images_key)
-    with _reading(files, images_root, columns) as data, counted("rows", 2 * _row_count(files)) as row_read:
+    columns = Columns(prompt_key, ground_truth_key, images_key)
+    with reading(files, images_root, columns) as data, counted("rows", 2 * row_count(files)) as row_read:
         options = CheckOptions(data, id_key, split_key)
         page = data_page(options, f"Data: {', '.join(files)}", limit, row_read)
         picture = io.BytesIO()

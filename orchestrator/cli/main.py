@@ -22,6 +22,7 @@ from orchestrator.cli.scenes import scenes
 from orchestrator.cli.score import score
 from orchestrator.cli.serve import serve_app
 from orchestrator.cli.train import check, sft, train
+from orchestrator.cli.transcripts import transcripts
 from orchestrator.cli.version import version
 
 app = typer.Typer(
@@ -67,6 +68,12 @@ app.command(epilog=example("pointvg report runs/quickstart"))(report)
 app.command(epilog=example("pointvg compare runs/grpo runs/adaptive --out comparison.html"))(compare)
 app.command(epilog=example("pointvg export --config configs/quickstart.yaml --out my-model"))(export)
 app.command(epilog=example("pointvg halve runs/tiny-sft/export small"))(halve)
+data_app.command(
+    epilog=example(
+        "pointvg data transcripts train.jsonl --out sft.jsonl --family qwen2.5-vl",
+        "pointvg data transcripts --print-templates",
+    )
+)(transcripts)
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(serve_app, name="serve", help="Run a service of the training stack on its own.")

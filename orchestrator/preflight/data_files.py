@@ -53,7 +53,14 @@ def check_data(config: TrainConfig | SftConfig, rows_per_file: int | None) -> Da
         if not files:
             continue
         try:
-            dataset = read_dataset(config.data, files, counted, rows_per_file, jpeg_damage if every_row else None)
+            dataset = read_dataset(
+                config.data,
+                files,
+                counted,
+                rows_per_file,
+                jpeg_damage if every_row else None,
+                transcripts=isinstance(config, SftConfig),
+            )
         except (DatasetError, OSError) as error:
             given = getattr(config.data, f"{split}_files")
             found += Findings((Problem(f"data.{split}_files", given, str(error), "correct the file, or name another"),))

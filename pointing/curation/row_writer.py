@@ -12,17 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 BATCH = 64  # rows of a Parquet file that are held; each may hold images
+NOTHING = pa.schema([])
 
 
 class RowWriter:
     """A context that writes rows to a file: Parquet with the schema of `like` where that is Parquet, or else JSONL.
 
-    `file` says where it is written, with the suffix of its format.
+    `file` says where it is written, with the suffix of its format. `added` are columns that `like` has not, or has of
+    another type.
     """
 
-    def __init__(self, file: Path, like: Path) -> None:
+    def __init__(self, file: Path, like: Path, added: pa.Schema = NOTHING) -> None:
         self._rows: list[Mapping[str, Any]] = []
-        self._schema = pq.read_schema(like) if like.suffix == ".parquet" else None
+        self._schema = _with(pq.read_schema(like), added) if like.suffix == ".parquet" else None
         if self._schema is None:
             self.file = file.with_suffix(".jsonl")
             self._lines = self.file.open("w", encoding="utf-8")
@@ -55,3 +57,10 @@ class RowWriter:
         else:
             self._flush()
             self._table.close()
+
+
+def _with(schema: pa.Schema, added: pa.Schema) -> pa.Schema:
+    for field in added:
+        at = schema.get_field_index(field.name)
+        schema = schema.append(field) if at < 0 else schema.set(at, field)
+    return schema.remove_metadata()  # what other libraries keep there is of the columns as they were

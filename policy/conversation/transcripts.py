@@ -12,6 +12,7 @@ from pointing.drawing import open_image, visible_part
 from pointing.episode import Ended, Episode
 from pointing.grammar import parse
 from pointing.prompts import transcript
+from pointing.transcript_check import check_own
 from policy.conversation.chat_format import ChatFormat
 from policy.conversation.ledger import ImageRef, Ledger
 from policy.conversation.model_info import ModelInfo
@@ -21,7 +22,7 @@ from schemas import batch
 from schemas.config import Data
 from schemas.config.micro_batches import MicroBatches
 from schemas.row_problem import FieldError
-from schemas.task import GroundTruth, Task
+from schemas.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +34,28 @@ class Supervised:
     images: dict[str, bytes]
 
 
-def check_transcript(truth: GroundTruth, frame: Frame, field: str) -> None:
-    """Raises FieldError where `supervised` could not make a conversation of this ground truth, found in `field`."""
-    try:
-        turns = transcript(truth, frame)
-    except FieldError as error:
-        path = error.field.replace("ground_truth", field, 1)
-        raise FieldError(path, error.reason, error.remedy, error.value) from None
-    for call in parse(turns[0], strict=True).rays:
+def check_transcript(task: Task, frame: Frame, data: Data) -> None:
+    """Raises FieldError where `supervised` could not make a conversation of this task; `data` names its fields."""
+    if task.transcript is not None:
+        check_own(task.transcript, task.ground_truth, frame, data.transcript_key)
+        turns, field = task.transcript.turns, f"{data.transcript_key}[0]"
+    else:
+        field = f"{data.ground_truth_key}.pointing_ray"
+        try:
+            turns = transcript(task.ground_truth, frame)
+        except FieldError as error:
+            path = error.field.replace("ground_truth", data.ground_truth_key, 1)
+            raise FieldError(path, error.reason, error.remedy, error.value) from None
+    for call in (call for turn in turns[:-1] for call in parse(turn, strict=True).rays):
         try:
             visible_part(frame.to_seen(*call.start), frame.to_seen(*call.end), frame.seen)
         except ValueError as error:
-            raise FieldError(f"{field}.pointing_ray", str(error), "correct it, or raise data.min_pixels") from None
+            raise FieldError(field, str(error), "correct it, or raise data.min_pixels") from None
 
 
 def supervised(task: Task, info: ModelInfo, chat: ChatFormat, data: Data) -> Supervised:
-    """Writes the transcript of one task and plays it through the same episode and ledger as a rollout.
+    """Plays the task's transcript, or the one that says its ground truth, through the same episode and ledger as a
+    rollout.
 
     Raises ValueError naming the task when its ground truth lacks a part of the transcript.
     """
@@ -56,7 +63,7 @@ def supervised(task: Task, info: ModelInfo, chat: ChatFormat, data: Data) -> Sup
     seen = [see(image, info.family, data.min_pixels, data.max_pixels) for image in originals]
     frame = Frame(info.family.frame_kind, Size(*originals[0].size), Size(*seen[0].image.size))
     try:
-        turns = transcript(task.ground_truth, frame)
+        turns = transcript(task.ground_truth, frame) if task.transcript is None else task.transcript.turns
     except ValueError as error:
         raise ValueError(f"{task.source or task.task_id}: {error}") from None
     episode = Episode([s.image for s in seen], frame, max_turns=len(turns))

@@ -22,6 +22,7 @@ class Data(Record):
     ground_truth_key: str = "ground_truth"
     image_key: str = "images"
     video_key: str = "videos"
+    transcript_key: str = "transcript"  # of stage 1: what the assistant should say, in rows that have it
     # "short" asks the question alone, "detailed" describes tool and answer after it, a Jinja file wraps {{ content }}.
     prompt_style: str = "detailed"
     system_prompt: str | None = None  # None keeps the chat template's own

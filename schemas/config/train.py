@@ -88,6 +88,11 @@ class TrainConfig(Record):
         return self.uses_reference and not self.algorithm.kl.exact
 
     @model_validator(mode="after")
+    def _transcripts_are_stage_1s(self) -> TrainConfig:
+        refuse_unread(self.data, "in stage 2, which reads no transcripts", "transcript_key")
+        return self
+
+    @model_validator(mode="after")
     def _repeats_in_float32(self) -> TrainConfig:
         require_float32(self.run, {"model.dtype": self.model.dtype, "rollout.engine.dtype": self.rollout.engine.dtype})
         return self

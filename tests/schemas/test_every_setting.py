@@ -224,7 +224,10 @@ def test_every_leaf_is_read_outside_the_configuration(path: tuple[str, ...]) -> 
 
 
 # Leaves that cannot be varied alone, and what the refusal says.
-ALONE = {("algorithm", "kl", "controller"): "target and horizon have no effect with controller='fixed'"}
+ALONE = {
+    ("algorithm", "kl", "controller"): "target and horizon have no effect with controller='fixed'",
+    ("data", "transcript_key"): "has no effect in stage 2, which reads no transcripts",
+}
 # Sections that a function outside takes whole, and where.
 WHOLE = {
     "reward.rules": "pointing.rewards.score",
@@ -268,6 +271,7 @@ def refused(change: dict[str, Any]) -> str:
             {"algorithm": {"kl": {"estimator": "full"}}, "resources": {"reference": {"cpus": 2}}},
             "has no effect where no reference is started (the exact KL is computed by the learner)",
         ),
+        ({"data": {"transcript_key": "said"}}, "transcript_key='said' has no effect in stage 2"),
         ({"learner": {"optimiser": {"min_ratio": 0.1}}}, "min_ratio=0.1 has no effect with schedule='constant'"),
         ({"reward": {"host": "127.0.0.2"}}, "host='127.0.0.2' has no effect without port"),
         ({"reward": {"max_items": 9}}, "max_items=9 has no effect without port"),

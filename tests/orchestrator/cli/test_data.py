@@ -13,7 +13,7 @@ from orchestrator.cli.main import app
 from pointing.scenes import write_scenes
 from tests.pointing.curation.defects import TRUTH, Album, plant, row
 
-COMMANDS = ("check", "stats", "split", "view", "convert")
+COMMANDS = ("check", "stats", "split", "view", "convert", "transcripts")
 
 
 def run(*arguments: str | Path) -> tuple[int, str, str]:

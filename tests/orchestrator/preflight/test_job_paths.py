@@ -32,10 +32,11 @@ def test_only_what_a_job_needs_is_uploaded(tmp_path: Path) -> None:
     packages |= {"orchestrator", "migration"}
     folders = {name.split("/")[0] for name in names if "/" in name}
     assert folders == packages | {"configs", "models"}
-    for package in packages:  # every module and what a report is made of, and nothing else
+    for package in packages:  # every module, what a report is made of, wordings, and nothing else
         inside = {name for name in names if name.startswith(f"{package}/")}
         modules = {str(file.relative_to(ROOT)) for file in (ROOT / package).rglob("*.py")}
-        templates = {str(file.relative_to(ROOT)) for file in (ROOT / package).glob("report/templates/*")}
+        given = ("report/templates/*", "conversation/wordings.yaml")
+        templates = {str(file.relative_to(ROOT)) for place in given for file in (ROOT / package).glob(place)}
         assert inside == modules | templates
     assert {"models/tiny/model.safetensors", "configs/quickstart.yaml", "pyproject.toml"} <= set(names)
 
