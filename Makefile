@@ -46,9 +46,13 @@ setup-tools: $(TOOLS)  ## the same with the developers' tools (tests, types, lin
 hooks: $(TOOLS)  ## run the checks of make lint before each commit and push
 	@$(BIN)/pre-commit install --hook-type pre-commit --hook-type pre-push
 
-train: $(STAMP)  ## train the small model on synthetic scenes (configs/quickstart.yaml)
+# TRACK=trackio (or wandb, mlflow, swanlab; several with commas) shows the run there too.
+comma := ,
+TRACKERS = $(if $(TRACK),"run.trackers=[tensorboard$(comma) $(TRACK)]")
+
+train: $(STAMP)  ## train the small model on synthetic scenes (configs/quickstart.yaml); TRACK=trackio: with a live view
 	@$(BIN)/pointvg scenes data/scenes --train 2400 --validation 128 --test 512 --far
-	@$(BIN)/pointvg train --config configs/quickstart.yaml $(ARGS)
+	@$(BIN)/pointvg train --config configs/quickstart.yaml $(TRACKERS) $(ARGS)
 
 # The service's tests run in a process of their own: Serve keeps state of a process's earlier Ray clusters, and a handle
 # to a new one may then wait for ever.

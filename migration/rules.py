@@ -320,15 +320,16 @@ def reward_kwargs(kwargs: Any, old: Settings) -> Translation:
     return Translation({"reward.function_kwargs": kwargs})
 
 
+TRACKERS = ("tensorboard", "wandb", "mlflow", "swanlab")
+
+
 def loggers(names: Any, _: Settings) -> Translation:
-    """Console, file and TensorBoard are always on."""
-    other = sorted(
-        set(cast("list[str]", names if isinstance(names, list | tuple) else [names]))
-        - {"console", "file", "tensorboard"}
-    )
-    if not other:
-        return Translation()
-    return Translation(decide=f"no {_listed(other)}: import the run's tensorboard folder there, or read metrics.jsonl")
+    """Console and file are always on; trackers have the same names."""
+    given = cast("list[str]", names if isinstance(names, list | tuple) else [names])
+    other = sorted({*given} - {"console", "file", *TRACKERS})
+    known = [name for name in TRACKERS if name in given]
+    decide = f"no {_listed(other)}: name one of run.trackers, or read metrics.jsonl" if other else ""
+    return Translation({"run.trackers": known}, decide=decide)
 
 
 def length(epochs: Any, old: Settings) -> Translation:

@@ -478,7 +478,9 @@ def _trainer() -> Iterator[Knob]:
     yield _mapped("max_steps", None, "trainer.max_steps")
     yield _mapped("project_name", "easy_r1", "run.folder", "runs/PROJECT", run_folder)
     yield _mapped("experiment_name", "demo", "run.name", convert=run_name)
-    yield _gone("logger", ("console", "wandb"), "console, metrics.jsonl and TensorBoard, always", loggers)
+    yield _mapped(
+        "logger", ("console", "wandb"), "run.trackers", "console and file (metrics.jsonl) are always on", loggers
+    )
     yield _gone("nnodes", 1, "with n_gpus_per_node: every role has GPUs of its own in resources.*")
     yield _mapped(
         "n_gpus_per_node",

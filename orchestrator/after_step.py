@@ -127,6 +127,7 @@ class Watch:
             self._screen.say(f"warning      validation at step {step}: {said}")
         write_samples(self._folder.root, step, result, self._config.trainer.samples_to_log)
         self._log.write("validation", step, result.numbers)
+        self._log.pictures(step)
         self._screen.say(f"validation at step {step} ({time.monotonic() - started:.0f} s): {result.headline()}")
         if progress.note_validation(result.reward) and self._config.checkpoint.keep_best and step:
             self.save(progress)

@@ -199,7 +199,7 @@ def _worker(given: dict[str, Any]) -> None:
         prunes=rank == 0,
     )
     done = saved.get("step", 0)
-    log = MetricsLog(folder.root, done) if rank == 0 else None
+    log = MetricsLog(folder.root, done, config.run.trackers) if rank == 0 else None
     start = Cursor(**saved["cursor"]) if saved else Cursor(0, 0)
     stopped = False
     pace = Pace(config, nodes_of(ray.nodes()))

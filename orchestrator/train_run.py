@@ -82,7 +82,7 @@ def run_training(config: TrainConfig) -> RunResult:
 def _run(
     config: TrainConfig, folder: RunFolder, found: int | None, progress: Progress, validation: Sequence[Task]
 ) -> RunResult:
-    log = MetricsLog(folder.root, progress.position.step)
+    log = MetricsLog(folder.root, progress.position.step, config.run.trackers)
     steps = progress.total_steps
     print("starting     " + ", ".join(f"{plan.count} {plan.role}" for plan in role_plans(config)), flush=True)
     began = time.monotonic()

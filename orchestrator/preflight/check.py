@@ -23,6 +23,7 @@ from orchestrator.preflight.role_memory import RoleMemory, memory_plan
 from orchestrator.preflight.step_estimate import step_table
 from orchestrator.roles.placement import Node, plan_table, role_plans
 from orchestrator.run_folder.mirror import mirror_of
+from orchestrator.telemetry.trackers import missing_tracker
 from policy.conversation.model_info import ModelInfo
 from policy.network.footprint import Sizes, sizes_of
 from schemas.config import SftConfig, TrainConfig
@@ -61,7 +62,7 @@ def check(
     cluster, too small a machine is no problem.
     """
     plan = [plan_table(role_plans(config))]
-    found = Findings((*lost_paths(config), *_mirror_problems(config)))
+    found = Findings((*lost_paths(config), *_mirror_problems(config), *_tracker_problems(config)))
     model = check_model(config.model)
     found += Findings(model.problems)
     sizes = None
@@ -118,6 +119,13 @@ def _check_memory(config: TrainConfig | SftConfig, memory: Sequence[RoleMemory],
     if any("activations" not in role.parts for role in memory if role.role == "learner"):
         unchecked.append("GPU memory: activations, as nothing bounds a transcript; set learner.micro_batch_tokens")
     return Findings(gpu_memory_problems(config, memory), unchecked=tuple(unchecked))
+
+
+def _tracker_problems(config: TrainConfig | SftConfig) -> Iterator[Problem]:
+    """Whether the packages of run.trackers are installed."""
+    missing = missing_tracker(config.run.trackers)
+    if missing is not None:
+        yield Problem.of(missing)
 
 
 def _mirror_problems(config: TrainConfig | SftConfig) -> Iterator[Problem]:

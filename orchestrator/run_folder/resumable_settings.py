@@ -21,6 +21,7 @@ _FREE = (
     "run.resume_step",
     "run.grace_s",
     "run.timeline",
+    "run.trackers",
     "trainer",
     "checkpoint",
     "validation",

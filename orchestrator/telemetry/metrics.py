@@ -1,4 +1,4 @@
-"""One line of numbers per step: JSONL and Ray's metrics for machines, TensorBoard for charts, lines for people."""
+"""One line of numbers per step: JSONL and Ray's metrics for machines, trackers for charts, lines for people."""
 
 from __future__ import annotations
 
@@ -6,33 +6,42 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from orchestrator.run_folder.set_aside import METRICS, set_aside
 from orchestrator.telemetry.gauges import Gauges
+from orchestrator.telemetry.trackers import Trackers
 
 Numbers = Mapping[str, float | None]  # None where nothing was measured
 
 
 class MetricsLog:
-    """Appends to metrics.jsonl and TensorBoard, which a resumed run continues, and sets the run's gauges."""
+    """Appends to metrics.jsonl and to trackers, which a resumed run continues, and sets the run's gauges."""
 
-    def __init__(self, folder: Path, start: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        start: int,
+        trackers: Sequence[str] = ("tensorboard",),
+        say: Callable[[str], None] = print,
+    ) -> None:
         """`start` steps are done; what was recorded of later ones is set aside, and hidden in TensorBoard."""
         kept = set_aside(folder, start)
+        self._folder = folder
         self._logged = {(record["kind"], record["step"]) for record in kept}
         self._file = (folder / METRICS).open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._trackers = Trackers(folder, start, trackers, say)
         self._gauges = Gauges(folder.name)
-        for record in (record for record in kept if record["step"] >= start):  # TensorBoard hides these too
-            for key, value in _known({key: record[key] for key in record if key not in ("kind", "step", "time")}):
-                self._board.add_scalar(f"{record['kind']}/{key}", value, start, record["time"])
+        for record in kept:
+            numbers = {key: record[key] for key in record if key not in ("kind", "step", "time")}
+            self._trackers.again(record["kind"], record["step"], dict(_known(numbers)), record["time"])
+        if start:
+            self.pictures(start)  # TensorBoard hides this sheet too
 
     def has(self, kind: str, step: int) -> bool:
         """Whether there is such a record."""
@@ -41,7 +50,7 @@ class MetricsLog:
     def write(self, kind: str, step: int, numbers: Numbers) -> None:
         """One record: `kind` is "train" or "validation".
 
-        What was not measured or is not finite is null in the file, and no point in TensorBoard.
+        What was not measured or is not finite is null in the file, and no point in a tracker.
         """
         known = dict(_known(numbers))
         record: dict[str, Any] = {"kind": kind, "step": step, "time": round(time.time(), 3)}
@@ -49,14 +58,19 @@ class MetricsLog:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         self._logged.add((kind, step))
-        for key, value in known.items():
-            self._board.add_scalar(f"{kind}/{key}", value, step)
+        self._trackers.record(kind, step, known)
         self._gauges.show(kind, step, known)
 
+    def pictures(self, step: int) -> None:
+        """Shows trackers the sheet of overlays of a validation, where one was drawn."""
+        sheet = self._folder / "pictures" / f"step-{step:06d}.png"
+        if sheet.is_file():
+            self._trackers.pictures(step, sheet)
+
     def close(self) -> None:
-        """Flushes both."""
+        """Flushes all."""
         self._file.close()
-        self._board.close()
+        self._trackers.close()
 
 
 def _known(numbers: Numbers) -> Iterator[tuple[str, float]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from schemas.task import Record
+
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio", "swanlab"]
 
 
 class Run(Record):
@@ -22,3 +24,4 @@ class Run(Record):
     )
     resume_step: NonNegativeInt | None = None  # continue from this checkpoint instead; later ones are set aside
     grace_s: PositiveFloat = 25.0  # from SIGTERM or Ctrl-C to the end of the run, its checkpoint written
+    trackers: tuple[Tracker, ...] = ("tensorboard",)  # where numbers and pictures are shown, beside metrics.jsonl

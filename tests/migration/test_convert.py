@@ -183,7 +183,7 @@ def test_the_report_says_what_became_of_each_setting_and_where_it_stood(old: Pat
         ("worker.rollout.name=sglang", "vLLM alone"),
         ("worker.rollout.stop_strings=</answer>,STOP", "STOP cannot end a turn here"),
         ("data.filter_overlong_prompts=false", "a prompt is never cut here"),
-        ("trainer.logger=['file','wandb']", "no wandb"),
+        ("trainer.logger=['file','comet']", "no comet"),
         ("data.override_chat_template='{{ messages }}'", "write the template into a file"),
         ("data.format_prompt=point.txt", "rename the file"),
         ("trainer.load_checkpoint_path=x", "set model.path"),

@@ -150,6 +150,8 @@ def others(name: str, annotation: Any, value: Any) -> Iterator[Any]:
             yield TEXTS.get(name, f"{value or ''}other")
         elif get_origin(member) is tuple:
             inner = get_args(member)[0]
+            if get_origin(inner) is Literal:
+                yield get_args(inner)[1:]
             yield ["other"] if inner is str else [0.5, 0.6]
         elif get_origin(member) is dict:
             yield {"other": 1}
