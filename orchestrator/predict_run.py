@@ -82,8 +82,10 @@ def _of_photo(photo: Path, question: str) -> Task:
 class Oracle:
     """A model that answers, on the one engine that this process can have."""
 
-    def __init__(self, model: str, spoken: Spoken, asked: Asked) -> None:
-        """An engine with room for these tasks."""
+    def __init__(self, model: str, spoken: Spoken, asked: Asked, least: int | None = None) -> None:
+        """An engine with room for these tasks. `least` is the least area of an image as the model sees it, in pixels;
+        default: what these tasks allow.
+        """
         images = max(len(task.images) for task in asked.tasks)
         info = read_info(model, "--model")
         chat = ChatFormat(read_tokenizer(model), spoken.system_prompt)
@@ -91,7 +93,7 @@ class Oracle:
             train_files="-",  # read_asked has read them
             system_prompt=spoken.system_prompt,
             prompt_style="short",  # the prompt is whole already
-            min_pixels=least_pixels(asked, spoken, info.family.grid),
+            min_pixels=least or least_pixels(asked, spoken, info.family.grid),
             max_pixels=spoken.max_pixels,
             max_images=images,
         )

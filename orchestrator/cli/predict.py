@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from actors.environment import environment
 from orchestrator.cli.options import Overwrite
 from orchestrator.cli.progress import counted
-from schemas.config.rollout import Sampling
+from orchestrator.pointer import prepare_process, sampling_of
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.answers import Answer
@@ -50,18 +47,14 @@ def predict(
     from policy.conversation.spoken import read_spoken
 
     spoken = read_spoken(model)
-    gpu = Path("/dev/nvidiactl").exists()
-    os.environ.update(environment(int(gpu), os.cpu_count() or 1))  # before anything reads them
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # that there is none is no news to a user
+    prepare_process()
     from orchestrator.predict_run import Oracle, read_asked
 
     asked = read_asked(files, spoken, question)
     oracle = Oracle(model, spoken, asked)
-    sampling = Sampling(temperature=0.0) if samples == 1 else Sampling(temperature=0.6, top_p=0.95)
     found: list[Answer] = []
     with counted("photos", len(asked.tasks)) as one_more:
-        for answer in oracle.answers(asked, samples, sampling):
+        for answer in oracle.answers(asked, samples, sampling_of(samples)):
             found.append(answer)
             typer.echo(answer.line())
             one_more()
