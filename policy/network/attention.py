@@ -48,7 +48,7 @@ def attend(
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         return by_kernel(query, key, value, starts, longest, causal=causal, scale=scale)
     lengths = [end - start for start, end in pairwise(starts.tolist())]
-    return _by_length(lengths, query, key, value, causal=causal, scale=scale)
+    return by_length(lengths, query, key, value, causal=causal, scale=scale)
 
 
 def by_kernel(
@@ -65,7 +65,7 @@ def by_kernel(
     return mixed
 
 
-def _by_length(
+def by_length(
     lengths: Sequence[int], query: Tensor, key: Tensor, value: Tensor, *, causal: bool, scale: float | None
 ) -> Tensor:
     """The same, all sequences of one length in one call."""
