@@ -48,7 +48,7 @@ from tests.policy.real_sizes import THREE, write_sizes
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 60 << 20  # bytes of all that is prepared
-GROUPS, REHEARSED_GROUPS, SAMPLES = 4, 2, 4
+GROUPS, SAMPLES, REHEARSED_SAMPLES = 4, 4, 1
 SIDES, REHEARSED = (980, 896), (84, 56)  # width and height of a picture, on the grid of 28 pixels
 TURNS, REHEARSED_TURNS = (200, 200), (24, 12)  # sampled tokens of the two turns
 # What policy/ and schemas/ import. torch is the card's own, and so is what it brings.
@@ -108,11 +108,11 @@ def picture(seed: int, sides: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(coarse, dtype=np.int64) + noise, 0, 255).astype(np.uint8))
 
 
-def write_tasks(folder: Path, count: int, sides: tuple[int, int]) -> tuple[Task, ...]:
+def write_tasks(folder: Path, sides: tuple[int, int]) -> tuple[Task, ...]:
     """Tasks with a picture each, which are in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks: list[Task] = []
-    for number in range(count):
+    for number in range(GROUPS):
         path = folder / f"{number}.png"
         picture(number, sides).save(path)
         tasks.append(
@@ -126,14 +126,16 @@ def write_tasks(folder: Path, count: int, sides: tuple[int, int]) -> tuple[Task,
     return tuple(tasks)
 
 
-def played(model: str, tasks: tuple[Task, ...], turns: tuple[int, int]) -> tuple[pa.Table, list[pa.Table]]:
+def played(
+    model: str, tasks: tuple[Task, ...], samples: int, turns: tuple[int, int]
+) -> tuple[pa.Table, list[pa.Table]]:
     """A TRAINING table of one rank and one optimiser step, and its IMAGES tables."""
     sides = Image.open(tasks[0].images[0]).size
     engine = ScriptedEngine(model, turns, min(sides))
     data = Data(train_files="-", min_pixels=28 * 28, max_pixels=sides[0] * sides[1])
     rollout = Rollout(max_turns=2, max_tokens_per_turn=max(turns))
     player = Player(engine, read_info(model), ChatFormat(read_tokenizer(model)), data, rollout)
-    shards = list(player.play(Order("gpu", tasks, SAMPLES, Sampling(), shards=2)))
+    shards = list(player.play(Order("gpu", tasks, samples, Sampling(), shards=2)))
     rollouts = [shard.rollout for shard in shards]
     random = np.random.default_rng(1)
     returned = StageTables(
@@ -141,7 +143,7 @@ def played(model: str, tasks: tuple[Task, ...], turns: tuple[int, int]) -> tuple
         [_scores(table, random) for table in rollouts],
         [_reference(table) for table in rollouts],
     )
-    plan = BatchPlan(len(tasks), SAMPLES, 1, 1, 1, MicroBatches(rows=1))
+    plan = BatchPlan(len(tasks), samples, 1, 1, 1, MicroBatches(rows=1))
     joined = assemble(returned, StepMethod(Algorithm(), plan, AdaptiveState(), 0.0))
     return joined.training, [shard.images for shard in shards]
 
@@ -224,8 +226,10 @@ def main() -> None:
     (model / "model.safetensors").unlink()
     if not given.rehearse:
         write_sizes(model, THREE)
-    count, sides, turns = (REHEARSED_GROUPS, REHEARSED, REHEARSED_TURNS) if given.rehearse else (GROUPS, SIDES, TURNS)
-    training, images = played(str(model), write_tasks(out / "tasks", count, sides), turns)
+    sides, samples, turns = SIDES, SAMPLES, TURNS
+    if given.rehearse:
+        sides, samples, turns = REHEARSED, REHEARSED_SAMPLES, REHEARSED_TURNS
+    training, images = played(str(model), write_tasks(out / "tasks", sides), samples, turns)
     write_batch(out / "batch", training, images)
     wheels = lacking(read_installed(given.installed.read_text()) if given.installed else {})
     (out / "wheels.txt").write_text("".join(f"{wheel}\n" for wheel in wheels))
