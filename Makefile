@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE ?= 1
 export OMP_NUM_THREADS ?= 1
 .DEFAULT_GOAL := help
 
-.PHONY: help setup setup-tools hooks train test test-all test-faults lint format image clean right-python
+.PHONY: help setup setup-tools hooks train test test-all test-faults lint docs format image clean right-python
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml $(SETUP) scripts/torchvision_ops.py docker/constraints-
 	@$(BIN)/python scripts/setup.py
 	@touch $@
 
-$(TOOLS): $(STAMP) docker/constraints-dev.txt
+$(TOOLS): $(STAMP) docker/constraints-dev.txt docker/constraints-docs.txt
 	@$(BIN)/python scripts/setup.py --tools
 	@touch $@
 
@@ -71,6 +71,10 @@ lint: $(TOOLS)  ## ruff and pyright
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
+
+docs: $(TOOLS)  ## build the site of the pages into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "site         build/site/index.html"
 
 format: $(TOOLS)  ## format every file
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

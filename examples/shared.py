@@ -18,7 +18,7 @@ SIDE = 112  # pixels of an image as the shipped model sees it
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Given:
     """What an example is run with: the model's folder, photos, and where it writes."""
 
     model: Path
@@ -26,7 +26,7 @@ class Asked:
     out: Path
 
 
-def read_arguments(about: str, name: str, *, negative: float = 0.1) -> Asked:
+def read_arguments(about: str, name: str, *, negative: float = 0.1) -> Given:
     """Photos and --model from the command line; without them eight scenes and the shipped model.
 
     `negative` is the share of scenes in which nobody points.
@@ -38,7 +38,7 @@ def read_arguments(about: str, name: str, *, negative: float = 0.1) -> Asked:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     photos = given.photos or scenes(given.out / "scenes", negative)
-    return Asked(given.model or shipped_model(given.out / "model"), photos, given.out)
+    return Given(given.model or shipped_model(given.out / "model"), photos, given.out)
 
 
 def scenes(folder: Path, negative: float) -> list[Path]:

@@ -2,6 +2,7 @@
 
     scripts/constraints.py cpu > docker/constraints-cpu.txt        # as installed in this environment
     scripts/constraints.py dev > docker/constraints-dev.txt        # the same, what the developers' tools add
+    scripts/constraints.py docs > docker/constraints-docs.txt      # the same, what the pages and the notebook add
     scripts/constraints.py cpu OTHER.json ...                      # and what other Pythons need besides
     scripts/constraints.py gpu REPORT.json                         # as pip resolved it, on any machine
 
@@ -73,6 +74,9 @@ def pins(name: str, reports: list[Path]) -> dict[str, str]:
         found = reported
     elif name == "cpu":
         found = reported | closure("cpu")
+    elif name == "docs":
+        without_docs = closure("cpu", "dev").keys()
+        found = {package: v for package, v in closure("cpu", "dev", "docs").items() if package not in without_docs}
     else:
         runtime = closure("cpu").keys()
         found = {package: v for package, v in (reported | closure("cpu", "dev")).items() if package not in runtime}
@@ -88,7 +92,7 @@ def text(versions: dict[str, str]) -> str:
 
 def main() -> None:
     name, *reports = sys.argv[1:] or ["?"]
-    if name not in ("cpu", "gpu", "dev") or (name == "gpu" and not reports):
+    if name not in ("cpu", "gpu", "dev", "docs") or (name == "gpu" and not reports):
         raise SystemExit(__doc__)
     print(text(pins(name, [Path(report) for report in reports])), end="")
 

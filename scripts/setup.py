@@ -70,10 +70,12 @@ def imports(module: str) -> bool:
 
 
 def needed(extra: str) -> list[str]:
-    """What a run of a build needs, or for the extra `dev` what the developers' tools are, as requirements."""
+    """What a run of a build needs, as requirements; for the extras `dev` and `docs`, the developers' tools alone."""
     whole = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     listed = whole["project"]["optional-dependencies"][extra]
-    return listed if extra == "dev" else whole["build-system"]["requires"] + whole["project"]["dependencies"] + listed
+    if extra in ("dev", "docs"):
+        return listed
+    return whole["build-system"]["requires"] + whole["project"]["dependencies"] + listed
 
 
 def constraints(*names: str) -> list[str]:
@@ -158,7 +160,8 @@ def precompile(teller: Teller) -> None:
 def install_tools(teller: Teller, build: str) -> None:
     """What developers need beside a build."""
     teller.tell("setup: resolving and downloading: 0.1 GB")
-    pip(teller, LOG, "install", *QUIET, "--no-compile", *constraints(build, "dev"), *needed("dev"))
+    wanted = [*needed("dev"), *needed("docs")]
+    pip(teller, LOG, "install", *QUIET, "--no-compile", *constraints(build, "dev", "docs"), *wanted)
 
 
 def main() -> None:

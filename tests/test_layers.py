@@ -17,6 +17,7 @@ LEVEL = {
     "actors": 3,
     "services": 4,
     "orchestrator": 5,
+    "examples": 6,  # use the rest as anybody would
 }
 # Rooms of a package, lowest first: a room may import those before it. "" is the files that stand in no room.
 ROOMS = {

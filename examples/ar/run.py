@@ -21,7 +21,7 @@ INK, PAPER = (24, 26, 32), (255, 255, 255)
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class NameCard:
     """Where a card lies, and the two ends of the line that ties it to its target; all in pixels of the photo."""
 
     box: Box
@@ -29,7 +29,7 @@ class Card:
     tie: tuple[float, float]
 
 
-def placed(target: Box, size: tuple[float, float], view: tuple[int, int]) -> Card:
+def placed(target: Box, size: tuple[float, float], view: tuple[int, int]) -> NameCard:
     """A card of `size` above its target, below it where there is no room, moved sideways to stay within the view."""
     left, top, right, bottom = target
     width, height = size
@@ -38,7 +38,7 @@ def placed(target: Box, size: tuple[float, float], view: tuple[int, int]) -> Car
     above = top - GAP - height
     y = above if above >= 0 else min(bottom + GAP, max(view[1] - height, 0.0))
     anchored = (middle, top if above >= 0 else bottom)
-    return Card((x, y, x + width, y + height), anchored, (middle, y + height if above >= 0 else y))
+    return NameCard((x, y, x + width, y + height), anchored, (middle, y + height if above >= 0 else y))
 
 
 def draw(answer: Answer, out: Path) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,9 @@ def scenes(
     test: Count = 512,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="another number draws other scenes")] = 1,
     far: Annotated[bool, typer.Option("--far", help="smaller objects, more of them, farther from the hand")] = False,
+    negative: Annotated[
+        float | None, typer.Option(min=0, max=1, metavar="SHARE", help="scenes in which nobody points; default: 0.1")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw synthetic pointing scenes with exact ground truth.
@@ -33,6 +37,8 @@ def scenes(
     from pointing.scenes import FAR, SceneOptions, write_scenes
 
     options = FAR if far else SceneOptions()
+    if negative is not None:
+        options = replace(options, negative=negative)
     with counted("scenes", sum(counts.values())) as drawn:
         write_scenes(out, **counts, seed=seed, options=options, overwrite=overwrite, drawn=drawn)
     typer.echo(f"scenes       {out}: {train} for training, {validation} for validation, {test} for test")

@@ -22,10 +22,8 @@ def test_it_is_kept_without_output() -> None:
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_it_runs_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nbclient = pytest.importorskip(
-        "nbclient", reason="nbclient and ipykernel are not installed: make docs installs them"
-    )
-    pytest.importorskip("ipykernel", reason="nbclient and ipykernel are not installed: make docs installs them")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient and ipykernel are not installed: run make setup-tools")
+    pytest.importorskip("ipykernel", reason="nbclient and ipykernel are not installed: run make setup-tools")
     import nbformat  # pyright: ignore
 
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", ""))))
