@@ -32,7 +32,7 @@ def services() -> None:
     """Run a service of the training stack on its own."""
 
 
-@serve_app.command()
+@serve_app.command(epilog=example("pointvg serve reward --config configs/reward.yaml"))
 def reward(
     config: Annotated[Path, typer.Option("--config", help="YAML file with a `reward` section; configs/reward.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="such as reward.port=8200")] = None,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -82,6 +83,19 @@ def test_each_command_has_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0
     assert f"Example:\n    pointvg {command} " in shown.output
+
+
+def test_commands_of_commands_have_one_too() -> None:
+    waiting: list[Any] = [typer.main.get_command(app)]
+    seen = 0
+    while waiting:
+        command = waiting.pop()
+        inside = getattr(command, "commands", None)
+        waiting += inside.values() if inside else ()
+        if inside is None:
+            seen += 1
+            assert "Example:" in (command.epilog or ""), command.name
+    assert seen > 20
 
 
 def test_the_list_of_commands_is_whole_sentences() -> None:
