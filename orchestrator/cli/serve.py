@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from orchestrator.cli.options import example
 from schemas.config.file import ConfigError, load
 from schemas.config.service import ServiceConfig, ServiceOptions
 
