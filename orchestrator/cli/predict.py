@@ -13,7 +13,6 @@ from orchestrator.pointer import prepare_process, sampling_of
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.answers import Answer
-    from orchestrator.predict_run import Asked
 
 
 def predict(
@@ -62,20 +61,7 @@ def predict(
         write_file(out, "".join(f"{answer.model_dump_json()}\n" for answer in found), overwrite=overwrite)
         typer.echo(f"answers      {out}")
     if pictures is not None:
-        _draw(found, asked, pictures, overwrite=overwrite)
+        from orchestrator.evaluation.answer_pictures import draw_answers
+
+        draw_answers(found, asked.tasks, pictures, "pointvg predict", overwrite=overwrite)
         typer.echo(f"pictures     {pictures}")
-
-
-def _draw(found: list[Answer], asked: Asked, folder: Path, *, overwrite: bool) -> None:
-    from files.owned import writing_folder
-    from orchestrator.evaluation.overlays import overlay
-    from pointing.drawing import open_image
-    from schemas.task import GroundTruth
-    from services.reward.scoring import frame_of
-
-    with writing_folder(folder, "pointvg predict", overwrite=overwrite) as fresh:
-        for number, (answer, task) in enumerate(zip(found, asked.tasks, strict=True)):
-            frame = frame_of(answer.frame.kind, answer.frame.original_size, answer.frame.seen_size)
-            truth = None if task.ground_truth == GroundTruth() else task.ground_truth
-            picture = overlay(open_image(answer.image), truth, answer.response, frame)
-            picture.save(fresh / f"{number:05d}-{Path(answer.image).stem[:80]}.png")

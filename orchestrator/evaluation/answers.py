@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from orchestrator.evaluation.frames import frame_of
 from pointing.agreement import agreement
@@ -59,6 +61,14 @@ def answers(rows: Sequence[dict[str, Any]], tasks: Sequence[Task], questions: Se
         drawn[row["task_id"]].append(row)
     for task, question in zip(tasks, questions, strict=True):
         yield _answer(task, question, drawn[task.task_id])
+
+
+def kept_answers(trajectories: pa.Table, tasks: Mapping[str, Task]) -> tuple[tuple[Answer, ...], tuple[Task, ...]]:
+    """An answer a task of an evaluation, and the tasks: of the greedy replies, or of the drawn ones where none is."""
+    rows = trajectories.to_pylist()
+    greedy = [row for row in rows if row["kind"] == "greedy"]
+    played = tuple(tasks.values())
+    return tuple(answers(greedy or rows, played, [task.question for task in played])), played
 
 
 def _answer(task: Task, question: str, rows: Sequence[dict[str, Any]]) -> Answer:
