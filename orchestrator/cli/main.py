@@ -13,6 +13,7 @@ from orchestrator.cli.compare import compare
 from orchestrator.cli.config import config_app
 from orchestrator.cli.data import data_app
 from orchestrator.cli.evaluate import evaluate
+from orchestrator.cli.label_studio import label_studio_app
 from orchestrator.cli.model import export, halve, tiny
 from orchestrator.cli.options import example
 from orchestrator.cli.predict import predict
@@ -74,6 +75,7 @@ data_app.command(
         "pointvg data transcripts --print-templates",
     )
 )(transcripts)
+data_app.add_typer(label_studio_app, name="label-studio")
 app.add_typer(data_app, name="data")
 app.add_typer(config_app, name="config")
 app.add_typer(serve_app, name="serve", help="Run a service of the training stack on its own.")

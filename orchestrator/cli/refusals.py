@@ -26,6 +26,7 @@ REFUSALS = {
     "policy.conversation.chat_format.ChatFormatError": ("refused", 2),
     "orchestrator.run_folder.folder.RunExistsError": ("refused", 2),
     "orchestrator.evaluation.predictions.PredictionError": ("refused", 2),
+    "orchestrator.hand_proposals.ProposalError": ("refused", 2),
     "orchestrator.report.run_record.NoRunError": ("refused", 2),
     "orchestrator.report.compare.CompareError": ("refused", 2),
     "services.http.retry.RewardServiceError": ("refused", 2),

@@ -37,7 +37,7 @@ def read_label_studio(file: Path, folder: Path) -> Iterator[Example]:
             if not annotations:
                 continue  # nobody has looked at it yet
             size = size_of(image, folder, file, number, "data.image")
-            truth = read_ground_truth(_truth(annotations[0]["result"], size), "annotations")
+            truth = read_ground_truth(truth_of(annotations[0]["result"], size), "annotations")
         except FieldError as error:
             raise refused(error, file, number) from error
         except (KeyError, TypeError, AttributeError) as error:
@@ -47,8 +47,11 @@ def read_label_studio(file: Path, folder: Path) -> Iterator[Example]:
         yield checked(Example(image, size, truth, question), file, number)
 
 
-def _truth(results: list[dict[str, Any]], size: Size) -> object:
-    """The ground truth of an annotation's results, as the published format has it."""
+def truth_of(results: list[dict[str, Any]], size: Size) -> object:
+    """The ground truth of an annotation's results, as the published format has it; "none" where they mark nothing.
+
+    Raises FieldError, and KeyError, TypeError or ValueError for what Label Studio does not write.
+    """
     value: dict[str, object] = {}
     points: dict[str, list[float]] = {}
     for result in results:
