@@ -188,7 +188,7 @@ def label_studio(photos: Path, tmp_path: Path) -> Iterator[httpx.Client]:
         base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Token {TOKEN}"}, timeout=60, trust_env=False
     )
     try:
-        for _ in range(240):
+        for _ in range(600):
             assert running.poll() is None, (tmp_path / "ls.log").read_text(errors="replace")[-3000:]
             try:
                 if client.get("/health").status_code == 200:
@@ -218,7 +218,7 @@ def test_label_studio_takes_the_project_and_gives_annotations_back(
     proposed = [*finished(tasks[0])[:3], finished(tasks[0], "unconfirmed")[-1]]
     tasks[0]["predictions"] = [{"model_version": "m", "score": 0.9, "result": proposed}]
     labels = (tmp_path / "p" / "labels.xml").read_text()
-    project = asked(label_studio.post("/api/projects", json={"title": "t", "label_config": labels}))["id"]
+    project = asked(label_studio.post("/api/projects", json={"title": "pointing", "label_config": labels}))["id"]
     storage = {"project": project, "path": str(photos), "use_blob_urls": True, "title": "photos"}
     asked(label_studio.post("/api/storages/localfiles", json=storage))
     made = asked(label_studio.post(f"/api/projects/{project}/import", json=tasks))
