@@ -32,6 +32,7 @@ AT = {
     "rollout": 1,
     "rollout-too": 1,
     "node": 1,
+    "raylet": 1,
     "reference": 2,
     "reward": 2,
     "learner": 3,
@@ -59,8 +60,10 @@ def hurt(part: str, step: int) -> bool:
     number = signal.Signals[fault]
     here = os.getpid()
     victims = [psutil.Process(here)]
-    if part == "node":
+    if part in ("node", "raylet"):
         raylet = psutil.Process(int(os.environ["RAY_RAYLET_PID"]))
+        victims = [raylet]
+    if part == "node":
         forkserver = psutil.Process(here).parent()  # a session of its own, with this process and others of the node
         victims = [raylet, *raylet.children(recursive=True)]
         victims += [] if forkserver in (None, raylet) else [forkserver, *forkserver.children(recursive=True)]
@@ -69,9 +72,9 @@ def hurt(part: str, step: int) -> bool:
 
 
 def hurt_node(step: int) -> None:
-    """As `hurt`, of the node that is to be lost, if this is it."""
+    """As `hurt`, of the node that is to be lost, or of its raylet alone, if this is it."""
     if os.environ.get("DOOMED_NODE"):
-        hurt("node", step)
+        hurt("node", step) or hurt("raylet", step)
 
 
 def step_of(table: Any) -> int:

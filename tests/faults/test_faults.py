@@ -69,14 +69,16 @@ class Runs:
         return run
 
     def _hurt_driver(self, run: Training, fault: str) -> None:
-        started, done = time.monotonic(), len(run.records())
+        done = len(run.records())
         if fault == "SIGSTOP":
+            started = time.monotonic()
             run.driver.send_signal(signal.SIGSTOP)
             time.sleep(PAUSE_S)
             run.driver.send_signal(signal.SIGCONT)
         else:
             if fault == "SIGKILL":
                 run.kill_driver()
+            started = time.monotonic()
             run.start()
         run.until(lambda: len(run.records()) > done, 700)
         self.driver_s[fault] = time.monotonic() - started
@@ -131,4 +133,18 @@ def test_a_run_that_loses_every_engine_waits_for_them(
     assert_equal(run, calm)
     assert "rollout" in {r["role"] for r in run.recoveries()}, "nothing waited"
     rows.append(replace(row_of(run, "rollout", "SIGKILL", "rollout"), part="every rollout engine"))
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("pair", [("RolloutActor", "LearnerActor"), ("ReferenceActor", "CriticActor")], ids="-".join)
+def test_two_parts_that_are_killed_at_once_change_no_number(
+    calm: Training, scenes: Path, tmp_path: Path, pair: tuple[str, str]
+) -> None:
+    with Training(config(tmp_path, scenes), {}) as run:
+        run.after_step(1)
+        for process in [run.actor(name) for name in pair]:
+            signalled(process, "SIGKILL")
+        run.finish()
+    assert_equal(run, calm)
+    assert {r["role"] for r in run.recoveries()} == {name.removesuffix("Actor").lower() for name in pair}
     shutil.rmtree(tmp_path)

@@ -29,3 +29,14 @@ def test_a_node_that_is_lost_changes_no_number(
     row = row_of(run, "node", fault, role)  # its six steps may be over before a new engine is there
     rows.append(replace(row, part=f"node of {role} rank"))
     shutil.rmtree(tmp_path)
+
+
+def test_a_node_whose_raylet_alone_is_killed_changes_no_number(calm: Training, scenes: Path, tmp_path: Path) -> None:
+    values = config(tmp_path, scenes)
+    values["resources"]["learner"]["place"] = {"strategy": "PACK"}
+    with two_nodes() as environment, Training(values, {"raylet": "SIGKILL"}, environment) as run:
+        run.finish()
+    assert run.when("raylet"), "it was never killed"
+    assert_equal(run, calm)
+    assert "lost         rollout rank(s)" in run.log.read_text(encoding="utf-8")
+    shutil.rmtree(tmp_path)
