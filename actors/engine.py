@@ -8,7 +8,7 @@ Everything here assumes one caller in one thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,6 +72,10 @@ class Engine(Protocol):
 
     def forget(self) -> None:
         """Drops what is kept of earlier requests, so that the next ones are computed as on a fresh engine."""
+        ...
+
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Drops these requests; those that are finished or unknown are left aside."""
         ...
 
     def abort_all(self) -> None:

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+from PIL.Image import Image
 
 from actors.engine import Completion, Engine, Request
 from pointing.coordinates import Frame, Size
@@ -63,6 +64,21 @@ class Shard:
     images: pa.Table
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A turn that has just ended: all turns of its sample so far, and the image that the sample is shown next, as PNG.
+
+    `order` is the order's name. `ended_by` is None while the sample goes on. `frame` is that of the texts.
+    """
+
+    order: str
+    sample: int
+    texts: tuple[str, ...]
+    frame: Frame
+    shown: bytes | None
+    ended_by: EndedBy | None
+
+
 @dataclass(slots=True)
 class _Play:
     """One sample in play. The only mutable state here; it becomes a frozen Trajectory."""
@@ -89,10 +105,24 @@ class _Group:
 
 
 class Player:
-    """Turns tasks into trajectories with one engine. `version` is stamped on every turn."""
+    """Turns tasks into trajectories with one engine. `version` is stamped on every turn.
 
-    def __init__(self, engine: Engine, model: ModelInfo, chat: ChatFormat, data: Data, rollout: Rollout) -> None:
+    Orders are played to their end with `play`, or join and leave one by one with `join`, `step` and `leave`: a player
+    is used in one of the two ways. `opened` gives the image that a task names.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: ModelInfo,
+        chat: ChatFormat,
+        data: Data,
+        rollout: Rollout,
+        opened: Callable[[str], Image] = open_image,
+    ) -> None:
         self._engine = engine
+        self._opened = opened
+        self._joined: dict[str, tuple[_Play, Order, dict[str, _Group]]] = {}
         self._model = model
         self._chat = chat
         self._data = data
@@ -109,6 +139,46 @@ class Player:
         for part in parts:
             self._engine.forget()
             yield from self._together(order, [part])
+
+    def join(self, order: Order) -> None:
+        """Puts an order beside what is played already; its name is its own. Raises ValueError where it does not fit."""
+        groups: dict[str, _Group] = {}
+        begun = [play for number, task in enumerate(order.tasks) for play in self._begin(order, number, task, groups)]
+        try:
+            for play in begun:
+                self._submit(play, order)
+                self._joined[play.request_id] = play, order, groups
+        except ValueError:
+            self.leave(order.name)
+            raise
+
+    def step(self) -> list[Told]:
+        """One iteration of the engine over all that joined; the turns that ended in it."""
+        told: list[Told] = []
+        for completion in self._engine.step():
+            found = self._joined.get(completion.request_id)
+            if found is None:
+                continue  # its order left in the meantime
+            play, order, groups = found
+            before = len(play.images)
+            reason = self._advance(play, completion, groups, order)
+            shown = play.images[-1].png if len(play.images) > before else None
+            texts = tuple(turn.text for turn in play.ledger.turns)
+            told.append(Told(order.name, play.sample, texts, play.frame, shown, reason))
+            if reason is not None:
+                del self._joined[completion.request_id]
+        return told
+
+    def busy(self) -> bool:
+        """True while something that joined goes on."""
+        return bool(self._joined)
+
+    def leave(self, name: str) -> None:
+        """Drops what is left of an order that joined; nothing where it has ended."""
+        gone = [id_ for id_, (_, order, _) in self._joined.items() if order.name == name]
+        self._engine.abort(gone)
+        for id_ in gone:
+            del self._joined[id_]
 
     def _together(self, order: Order, parts: Sequence[Sequence[Numbered]]) -> Iterator[Shard]:
         """All parts in the engine at once; a shard of each."""
@@ -129,7 +199,7 @@ class Player:
                 self._advance(plays[completion.request_id], completion, groups, order)
 
     def _begin(self, order: Order, number: int, task: Task, groups: dict[str, _Group]) -> list[_Play]:
-        originals = [open_image(path) for path in task.images]
+        originals = [self._opened(path) for path in task.images]
         _refuse_replaced(task, [image.size for image in originals])
         family, data = self._model.family, self._data
         seen = [see(image, family, data.min_pixels, data.max_pixels) for image in originals]
@@ -181,8 +251,8 @@ class Player:
             )
         )
 
-    def _advance(self, play: _Play, turn: Completion, groups: dict[str, _Group], order: Order) -> None:
-        """Takes a finished turn into the record and goes on to the next one, or ends the episode."""
+    def _advance(self, play: _Play, turn: Completion, groups: dict[str, _Group], order: Order) -> EndedBy | None:
+        """Takes a finished turn into the record and goes on to the next one, or ends the episode and says by what."""
         expected = len(play.ledger.learner_ids())
         if turn.prompt_tokens != expected:
             raise RuntimeError(
@@ -204,7 +274,8 @@ class Player:
         play.images.extend(seen)
         if self._room(play) < 1:
             return _finish(play, "length_limit", groups[play.group_id], order.kind)
-        return self._submit(play, order)
+        self._submit(play, order)
+        return None
 
 
 def group_name(order: str, number: int, task: Task) -> str:
@@ -222,7 +293,7 @@ def _refuse_replaced(task: Task, found: Sequence[tuple[int, int]]) -> None:
             )
 
 
-def _finish(play: _Play, reason: EndedBy, group: _Group, kind: Kind) -> None:
+def _finish(play: _Play, reason: EndedBy, group: _Group, kind: Kind) -> EndedBy:
     ledger = play.ledger
     group.images.update({s.ref.digest: s.png for s in play.images})
     group.waiting -= 1
@@ -242,6 +313,7 @@ def _finish(play: _Play, reason: EndedBy, group: _Group, kind: Kind) -> None:
             ended_by=reason,
         )
     )
+    return reason
 
 
 def _to_shard(groups: Sequence[_Group], kind: Kind) -> Shard:

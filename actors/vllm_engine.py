@@ -149,10 +149,15 @@ class VllmEngine:
         """True while a request is unfinished."""
         return self._engine.has_unfinished_requests()
 
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """Drops these requests; those that are finished or unknown are left aside."""
+        running = self._running.intersection(request_ids)
+        self._engine.abort_request(list(running))
+        self._running -= running
+
     def abort_all(self) -> None:
         """Drops every unfinished request."""
-        self._engine.abort_request(list(self._running))
-        self._running.clear()
+        self.abort(tuple(self._running))
 
     def load_weights(self, weights: Mapping[str, np.ndarray], version: int) -> None:
         """Replaces the whole model by Hugging Face names, or what its adapters change, from the checkpoint's weights.

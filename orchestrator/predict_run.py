@@ -5,32 +5,25 @@ photos, task files --> Task(prompt as the model was trained with) --Player, vLLM
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from actors.player import Order, Player
-from actors.vllm_engine import VllmEngine
+from actors.exported import open_player
+from actors.player import Order
 from orchestrator.evaluation.answers import Answer, answers
 from pointing.coordinates import Size, fit_to_grid
 from pointing.data_rows import SUFFIXES
 from pointing.dataset import DatasetOptions, read
 from pointing.drawing import ImageError
 from pointing.image_check import image_size
-from policy.conversation.chat_format import ChatFormat
-from policy.conversation.model_info import read_info, read_tokenizer
+from policy.conversation.model_info import read_info
 from policy.conversation.spoken import Spoken
-from schemas.config import Data, EngineOptions, Rollout, Sampling
+from schemas.config import Sampling
 from schemas.task import GroundTruth, Task
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 TOGETHER = 32  # tasks whose images are held at once
-TEXT_TOKENS = 1024  # room for the words of a conversation that are not sampled
-FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,30 +80,8 @@ class Oracle:
         default: what these tasks allow.
         """
         images = max(len(task.images) for task in asked.tasks)
-        info = read_info(model, "--model")
-        chat = ChatFormat(read_tokenizer(model), spoken.system_prompt)
-        data = Data(
-            train_files="-",  # read_asked has read them
-            system_prompt=spoken.system_prompt,
-            prompt_style="short",  # the prompt is whole already
-            min_pixels=least or least_pixels(asked, spoken, info.family.grid),
-            max_pixels=spoken.max_pixels,
-            max_images=images,
-        )
-        longest = spoken.max_turns * (spoken.max_new_tokens + TEXT_TOKENS)
-        longest += (images + spoken.max_turns - 1) * (spoken.max_pixels // info.family.grid**2)
-        rollout = Rollout(
-            max_turns=spoken.max_turns, max_tokens_per_turn=spoken.max_new_tokens, engine=_engine(model, longest)
-        )
-        engine = VllmEngine(
-            model,
-            rollout.engine,
-            forbidden_ids=chat.forbidden_ids(info.vocab_size),
-            max_images=images + spoken.max_turns - 1,
-            pixels=data.pixels,
-            seed=0,
-        )
-        self._player = Player(engine, info, chat, data, rollout)
+        least = least or least_pixels(asked, spoken, read_info(model, "--model").family.grid)
+        self._player = open_player(model, spoken, images, least)
 
     def answers(self, asked: Asked, samples: int, sampling: Sampling) -> Iterator[Answer]:
         """An answer a task, in order, each as soon as its part of the tasks is played."""
@@ -132,20 +103,3 @@ def least_pixels(asked: Asked, spoken: Spoken, grid: int) -> int:
         except ValueError:
             return spoken.min_pixels // 2
     return spoken.min_pixels
-
-
-def _engine(model: str, longest: int) -> EngineOptions:
-    """Room for two of the longest conversations at once at least, within what the model can read."""
-    whole: dict[str, Any] = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    text: dict[str, Any] = whole.get("text_config", whole)
-    length = min(longest, int(text.get("max_position_embeddings", longest)))
-    heads = int(text.get("num_key_value_heads") or text["num_attention_heads"])
-    width = int(text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"])
-    token = 2 * int(text["num_hidden_layers"]) * heads * width * FLOAT_BYTES
-    options = EngineOptions(max_model_len=length, max_num_seqs=TOGETHER)
-    return options.model_copy(
-        update={
-            "dtype": "bfloat16" if torch.cuda.is_available() else "float32",
-            "kv_cache_bytes": max(options.kv_cache_bytes, 2 * length * token),
-        }
-    )

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 from pointing.coordinates import Size
 from pointing.geometry import Point, Segment, clip_segment, distance
@@ -37,6 +37,14 @@ def decode_png(png: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return _load(io.BytesIO(png), f"image of {len(png)} bytes", max_pixels)
 
 
+def decode_upload(content: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image file's bytes as `open_image` would read them: upright, RGB, of several frames the first.
+
+    Raises ImageError where they are not an image, are cut off, or are larger than `max_pixels`.
+    """
+    return _load(io.BytesIO(content), f"an upload of {len(content)} bytes", max_pixels)
+
+
 def _load(source: str | Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
     try:
         with Image.open(source) as opened:
@@ -48,7 +56,8 @@ def _load(source: str | Path | io.BytesIO, name: str, max_pixels: int) -> Image.
     except ImageError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen types on broken files, and any of them means just that
-        raise ImageError(f"{name}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        said = "of no known kind" if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
+        raise ImageError(f"{name}: cannot be read as an image ({said})") from error
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -11,6 +11,7 @@ from pointing.coordinates import Frame, Size
 from pointing.rewards import PUBLISHED, score
 from schemas.config import SftConfig, TinyConfig, TrainConfig
 from schemas.config.file import load
+from schemas.config.pointer import PointerConfig
 from schemas.config.service import ServiceConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,7 @@ def kind(file: Path) -> type:
         return TinyConfig
     if "trainer" in sections:
         return SftConfig
-    return ServiceConfig
+    return PointerConfig if "pointer" in sections else ServiceConfig
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.name)

@@ -36,6 +36,7 @@ ROOMS = {
     "services": (
         "http",  # what every service shares
         "reward",
+        "pointer",
     ),
     "orchestrator": (
         "run_folder",  # files alone: no actors

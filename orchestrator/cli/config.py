@@ -29,11 +29,12 @@ class Kind(StrEnum):
     sft = "sft"
     tiny = "tiny"
     reward = "reward"
+    pointer = "pointer"
 
 
 @config_app.command(epilog=example("pointvg config schema train --out train.schema.json"))
 def schema(
-    kind: Annotated[Kind, typer.Argument(help="the command that reads the file; reward is for `serve reward`")],
+    kind: Annotated[Kind, typer.Argument(help="the command that reads the file; reward and pointer are for `serve`")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="file to write; default: print it")] = None,
     overwrite: Overwrite = False,
 ) -> None:

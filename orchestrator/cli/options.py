@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from schemas.config import SftConfig, TinyConfig, TrainConfig
 from schemas.config.file import ConfigError, Loaded, load, merge
+from schemas.config.pointer import PointerConfig
 from schemas.config.service import ServiceConfig
 
 CONFIG_HELP = "YAML file; configs/ has one for each purpose"
@@ -29,6 +30,7 @@ COMMANDS: dict[type[BaseModel], str] = {
     SftConfig: "sft",
     TrainConfig: "train",
     ServiceConfig: "serve reward",
+    PointerConfig: "serve pointer",
 }
 
 
@@ -73,7 +75,9 @@ def kind_of(values: dict[str, Any]) -> type[BaseModel]:
         return TinyConfig
     if isinstance(trainer, dict) and "samples" in trainer:
         return SftConfig
-    return TrainConfig if trainer is not None else ServiceConfig
+    if trainer is not None:
+        return TrainConfig
+    return PointerConfig if "pointer" in values else ServiceConfig
 
 
 def refused(error: ConfigError) -> typer.Exit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -17,7 +18,8 @@ import typer
 
 from orchestrator.cli.options import example
 from schemas.config.file import ConfigError, load
-from schemas.config.service import ServiceConfig, ServiceOptions
+from schemas.config.pointer import PointerConfig, PointerOptions
+from schemas.config.service import Served, ServiceConfig, ServiceOptions
 
 # Nearly twice the small requests a second. Handles then need an event loop, which a training driver does not have.
 THROUGHPUT_ENV = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
@@ -55,16 +57,56 @@ def reward(
         raise typer.Exit(2) from None
 
 
+@serve_app.command(epilog=example("pointvg serve pointer --model runs/quickstart/export"))
+def pointer(
+    model: Annotated[
+        str | None, typer.Option(metavar="DIR", help="an exported model: runs/NAME/export; default: the file's")
+    ] = None,
+    config: Annotated[Path, typer.Option("--config", help="YAML file with a `pointer` section")] = Path(
+        "configs/pointer.yaml"
+    ),
+    overrides: Annotated[list[str] | None, typer.Argument(help="such as pointer.port=8300")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="of Prometheus metrics; default: a free one")] = None,
+) -> None:
+    """Serve a trained model over HTTP until stopped: photos and questions in, what is pointed at out."""
+    from policy.conversation.spoken import read_spoken
+
+    given = [] if model is None else [f"pointer.model={json.dumps(model)}"]
+    options = load(PointerConfig, config, [*given, *(overrides or ())]).config.pointer
+    read_spoken(options.model)
+    try:
+        serve_pointer(options, metrics_port)
+    except RuntimeError as error:
+        typer.echo(f"refused: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
 def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> None:
-    """Deploys the service on the cluster that RAY_ADDRESS names, or on a local one made for it, and waits for a signal.
+    """The reward service, as `_serve` runs it."""
+    from services.reward.deployment import deploy, undeploy
+
+    _serve(options, "reward", metrics_port, lambda: deploy(options), undeploy)
+
+
+def serve_pointer(options: PointerOptions, metrics_port: int | None = None) -> None:
+    """The pointer service, as `_serve` runs it."""
+    from services.pointer.deployment import deploy, undeploy
+
+    _serve(options, "pointer", metrics_port, lambda: deploy(options), undeploy)
+
+
+def _serve(
+    options: Served, section: str, metrics_port: int | None, deploy: Callable[[], object], undeploy: Callable[[], None]
+) -> None:
+    """Deploys a service on the cluster that RAY_ADDRESS names, or on a local one made for it, and waits for a signal.
 
     Then drains: no new requests, those in progress are answered within `options.drain_s`.
     """
     from services.http.proxy import PROXY_ENV
-    from services.reward.deployment import deploy, read_token, undeploy
+    from services.reward.deployment import read_token
 
-    read_token(options)
-    refuse_busy(options.host, options.port)
+    read_token(options, section)
+    refuse_busy(options.host, options.port, section)
     own = not os.environ.get("RAY_ADDRESS")
     for name, value in {**PROXY_ENV, **THROUGHPUT_ENV, **(LOCAL_ENV if own else {})}.items():
         os.environ.setdefault(name, value)  # inherited by a local cluster; another must have been started with it
@@ -74,8 +116,7 @@ def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> No
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     if own:
-        most = options.autoscaling.max_replicas if options.autoscaling else options.replicas
-        cpus = max(os.cpu_count() or 1, int(most * options.cpus_per_replica) + 1)
+        cpus = max(os.cpu_count() or 1, int(options.most_replicas * options.cpus_per_replica) + 1)
         start_local(
             address="local",  # not one that someone else has started on this machine, or left an address file of
             num_cpus=cpus,
@@ -87,7 +128,7 @@ def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> No
         ray.init()
     try:
         with _stop_signal() as stopped:
-            deploy(options)
+            deploy()
             node = ray.nodes()[0]
             typer.echo(f"serving      http://{options.host}:{options.port}  (contract: /openapi.json)")
             typer.echo(f"metrics      http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics")
@@ -99,7 +140,7 @@ def serve_reward(options: ServiceOptions, metrics_port: int | None = None) -> No
     typer.echo("stopped")
 
 
-def refuse_busy(host: str, port: int | None) -> None:
+def refuse_busy(host: str, port: int | None, section: str = "reward") -> None:
     """Raises RuntimeError where something listens on the address already: Serve would share it and answer at random."""
     if port is None:
         return
@@ -110,8 +151,8 @@ def refuse_busy(host: str, port: int | None) -> None:
             probe.bind(address)
         except OSError as error:
             raise RuntimeError(
-                f"reward.port={port}: {host}:{port} cannot be listened on ({error.strerror}); end what listens "
-                "there, or set another reward.port"
+                f"{section}.port={port}: {host}:{port} cannot be listened on ({error.strerror}); end what listens "
+                f"there, or set another {section}.port"
             ) from None
 
 

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from schemas.config.pointer import PointerConfig
 from schemas.config.service import ServiceConfig
 from schemas.config.sft import SftConfig
 from schemas.config.tiny import TinyConfig
@@ -24,6 +25,7 @@ KINDS: Mapping[str, type[BaseModel]] = {
     "sft": SftConfig,
     "tiny": TinyConfig,
     "reward": ServiceConfig,
+    "pointer": PointerConfig,
 }
 _COMMENTED = re.compile(r"^    (\w+): [^#\n]*  # (\S.*)$", re.MULTILINE)
 

@@ -1,8 +1,10 @@
-"""The service's counts as Ray metrics: one Prometheus page on Ray's metrics port of each node, for all replicas.
+"""A service's counts as Ray metrics: one Prometheus page on Ray's metrics port of each node, for all replicas.
 
     pointvg_reward_requests_total{route, status}     pointvg_reward_request_seconds{route}
     pointvg_reward_items_total{door}                 pointvg_reward_batch_seconds{door}
     pointvg_reward_failures_total{door}
+
+Those of the pointer service have "pointer" for "reward"; its items are episodes.
 
 Ray adds "ray_" in front, and its own tags: application, deployment, replica.
 """
@@ -22,20 +24,18 @@ SECONDS = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
 class ServeMeter:
     """Sends counts to Ray. To be made inside a replica, whose tags it carries."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: str = "reward") -> None:
         self._requests = metrics.Counter(
-            "pointvg_reward_requests_total", "HTTP requests answered, by route and status", ROUTE_STATUS
+            f"pointvg_{service}_requests_total", "HTTP requests answered, by route and status", ROUTE_STATUS
         )
         self._request_seconds = metrics.Histogram(
-            "pointvg_reward_request_seconds", "Time to answer an HTTP request", SECONDS, ("route",)
+            f"pointvg_{service}_request_seconds", "Time to answer an HTTP request", SECONDS, ("route",)
         )
-        self._items = metrics.Counter("pointvg_reward_items_total", "Replies scored", ("door",))
+        self._items = metrics.Counter(f"pointvg_{service}_items_total", "Replies scored, or episodes played", ("door",))
         self._batch_seconds = metrics.Histogram(
-            "pointvg_reward_batch_seconds", "Time to score a batch", SECONDS, ("door",)
+            f"pointvg_{service}_batch_seconds", "Time to work on a batch", SECONDS, ("door",)
         )
-        self._failures = metrics.Counter(
-            "pointvg_reward_failures_total", "Batches whose reward could not be computed", ("door",)
-        )
+        self._failures = metrics.Counter(f"pointvg_{service}_failures_total", "Batches without an answer", ("door",))
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """See Meter."""

@@ -20,7 +20,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions,
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from schemas.config.service import ServiceOptions
+from schemas.config.service import Served, ServiceOptions
 from services.http.ray_counts import ServeMeter
 from services.reward.custom import open_reward
 from services.reward.routes import build_api
@@ -63,8 +63,10 @@ class RewardService:
             self._reward.close()
 
 
-def read_token(options: ServiceOptions) -> str | None:
+def read_token(options: Served, section: str = "reward") -> str | None:
     """The bearer token from the environment variable that `options.token_env` names, without white space around it.
+
+    `section` is the options' name in a configuration.
 
     Raises RuntimeError when it is not set, or no header could carry it.
     """
@@ -72,14 +74,14 @@ def read_token(options: ServiceOptions) -> str | None:
         return None
     if options.token_env not in os.environ:
         raise RuntimeError(
-            f"environment variable {options.token_env} (reward.token_env) is not set in the replica's process: export "
-            "it before Ray starts on every node, or set it in the pod's environment"
+            f"environment variable {options.token_env} ({section}.token_env) is not set in the replica's process: "
+            "export it before Ray starts on every node, or set it in the pod's environment"
         )
     token = os.environ[options.token_env].strip()  # a file's last line ends with an end of line
     if not token or not all(" " <= letter <= "~" for letter in token):
         raise RuntimeError(
-            f"environment variable {options.token_env} (reward.token_env) must hold printable ASCII in one line: what "
-            "an Authorization header can carry"
+            f"environment variable {options.token_env} ({section}.token_env) must hold printable ASCII in one line: "
+            "what an Authorization header can carry"
         )
     return token
 

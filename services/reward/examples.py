@@ -50,13 +50,14 @@ EVALUATE_BODY: dict[str, Any] = {
 }
 
 _WORDS = {
+    400: "a form that cannot be read",
     401: "no or wrong token",
     408: "not answered in time",
     413: "too large",
-    415: "neither JSON nor JSON Lines",
+    415: "another content type than those above",
     422: "not a valid request",
     429: "too many requests at once; come back after Retry-After seconds",
-    500: "a reward could not be computed",
+    500: "there is no answer to this",
     503: "not ready, or a replica was lost: send it again",
 }
 _PROBLEM = {

@@ -87,8 +87,8 @@ def test_what_cannot_be_asked_is_refused_before_anything_is_loaded(model: Path, 
     with pytest.raises(ImageError, match=r"torn\.jpg: cannot be read as an image"):
         read_asked([str(tmp_path / "torn.jpg")], spoken, None)
     with pytest.raises(SettingError, match=r"no pointing\.json there; give the export folder of a run"):
-        read_spoken(ROOT / "models" / "tiny")
-    done = predict("photo.jpg", "--model", ROOT / "models" / "tiny", code=2)
+        read_spoken(tmp_path)
+    done = predict("photo.jpg", "--model", tmp_path, code=2)
     assert "no pointing.json there" in done.stderr
     assert "Traceback" not in done.stderr
 
