@@ -74,6 +74,9 @@ def pointer(
     given = [] if model is None else [f"pointer.model={json.dumps(model)}"]
     options = load(PointerConfig, config, [*given, *(overrides or ())]).config.pointer
     read_spoken(options.model)
+    if options.port is None:
+        typer.echo("pointer.port is not set, so there would be no HTTP door: add pointer.port=8200", err=True)
+        raise typer.Exit(2)
     try:
         serve_pointer(options, metrics_port)
     except RuntimeError as error:

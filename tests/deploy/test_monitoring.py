@@ -60,7 +60,7 @@ def parse(query: str) -> Any:
 
 def test_the_service_exports_these_names() -> None:
     source = (ROOT / "services" / "http" / "ray_counts.py").read_text(encoding="utf-8")
-    made = set(re.findall(r'"(pointvg_reward_\w+)"', source))
+    made = {f"pointvg_reward_{name}" for name in re.findall(r'f"pointvg_\{\w+\}_(\w+)"', source)}
     assert made == {name.removesuffix("_bucket") for name in SERVICE}
 
 
