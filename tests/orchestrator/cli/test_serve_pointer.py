@@ -19,6 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli.main import app
+from pointing.scene_layout import SceneOptions
 from pointing.scenes import write_scenes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -93,7 +94,7 @@ def replica(process: subprocess.Popen[bytes]) -> psutil.Process:
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_it_answers_comes_back_when_its_replica_is_killed_and_ends_when_told_to(tmp_path: Path) -> None:
-    write_scenes(tmp_path / "s", train=0, validation=0, test=4, seed=5)
+    write_scenes(tmp_path / "s", train=0, validation=0, test=1, seed=5, options=SceneOptions(negative=0.0))
     photo = sorted((tmp_path / "s" / "images").glob("*.png"))[0].read_bytes()
     with serving() as (process, address):
         before = httpx.post(f"{address}/v1/point", files={"image": photo}, timeout=60).json()
