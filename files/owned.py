@@ -174,15 +174,24 @@ def write_file(file: str | Path, content: str | bytes, *, overwrite: bool) -> No
     data = content.encode("utf-8") if isinstance(content, str) else content
     if file.is_file() and file.read_bytes() == data:
         return
+    with writing_file(file, overwrite=overwrite) as beside:
+        beside.write_bytes(data)
+
+
+@contextmanager
+def writing_file(file: str | Path, *, overwrite: bool) -> Generator[Path]:
+    """Yields a path with the file's suffix; what the block writes there takes the place of `file` when it ends without
+    error. The folder is made.
+
+    Raises ExistsError as refuse_file does, even if the file came up meanwhile, and OSError.
+    """
     refuse_file(file, overwrite=overwrite)
-    file = file.resolve()
+    file = Path(file).resolve()
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
+    beside = file.with_name(f".{file.stem}.{secrets.token_hex(4)}.partial{file.suffix}")
     try:
-        with beside.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield beside
+        flush(beside)
         if overwrite:
             beside.replace(file)
         else:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from actors.environment import environment
 from policy.conversation.spoken import read_spoken
-from schemas.config.rollout import Sampling
+from schemas.config.rollout import sampling_of
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.answers import Answer
@@ -30,11 +30,6 @@ def prepare_process() -> None:
     os.environ.update(environment(int(gpu), os.cpu_count() or 1))  # before anything reads them
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # that there is none is no news to a user
-
-
-def sampling_of(samples: int) -> Sampling:
-    """How answers are drawn: one greedily, several at a temperature that lets them differ where the model is unsure."""
-    return Sampling(temperature=0.0) if samples == 1 else Sampling(temperature=0.6, top_p=0.95)
 
 
 class LocalPointer:

@@ -5,7 +5,6 @@ data file --row by row--> ground truth, image size --Writer--> turns, checked as
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from files.crash_safe import flush
-from files.owned import refuse_file
+from files.owned import writing_file
 from pointing.coordinates import Family, Frame, fit_to_grid
 from pointing.curation.row_writer import RowWriter
 from pointing.data_rows import DatasetError, task_files
@@ -67,11 +65,8 @@ def write_transcripts(
     would be replaced.
     """
     (file,) = task_files(data.files)
-    refuse_file(out, overwrite=overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{secrets.token_hex(4)}-partial{out.suffix}")
     made = _Made(options, writer)
-    try:
+    with writing_file(out, overwrite=overwrite) as beside:
         with RowWriter(beside, file, _columns(options.key)) as rows:
             for row in made.rows(data, row_read):
                 rows.write(row)
@@ -82,11 +77,6 @@ def write_transcripts(
             raise DatasetError(f"{made.left_out} rows have no transcript; {remedy}:\n{lines}{more}")
         if not made.positives + made.negatives:
             raise DatasetError(f"{file}: holds no row of which a transcript can be made")
-        flush(beside)
-        refuse_file(out, overwrite=overwrite)
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
     return Transcribed(made.positives, made.negatives, made.from_ray, made.left_out, tuple(made.problems))
 
 

@@ -9,7 +9,8 @@ import typer
 
 from orchestrator.cli.options import Overwrite
 from orchestrator.cli.progress import counted
-from orchestrator.pointer import prepare_process, sampling_of
+from orchestrator.pointer import prepare_process
+from schemas.config.rollout import sampling_of
 
 if TYPE_CHECKING:
     from orchestrator.evaluation.answers import Answer

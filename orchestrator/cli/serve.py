@@ -106,7 +106,7 @@ def _serve(
     Then drains: no new requests, those in progress are answered within `options.drain_s`.
     """
     from services.http.proxy import PROXY_ENV
-    from services.reward.deployment import read_token
+    from services.http.replicas import read_token
 
     read_token(options, section)
     refuse_busy(options.host, options.port, section)

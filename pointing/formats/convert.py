@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TextIO, get_args
 
-from files.owned import refuse_file
+from files.owned import writing_file
 from pointing.data_rows import DatasetError
 from pointing.formats.coco import read_coco, write_coco
 from pointing.formats.example import Example
@@ -54,7 +52,6 @@ def convert(
         raise DatasetError(f"--to {target}: has thumbs, which no data here knows; choose one of {', '.join(WRITTEN)}")
     if not file.is_file():
         raise DatasetError(f"{file}: no such file")
-    refuse_file(out, overwrite=overwrite)
     count = 0
 
     def counted() -> Iterator[Example]:
@@ -64,19 +61,11 @@ def convert(
             example_read()
             yield example
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
-    try:
+    with writing_file(out, overwrite=overwrite) as beside:
         with beside.open("x", encoding="utf-8") as stream:
             lost = _write(target, counted(), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
         if not count:
             raise DatasetError(f"{file}: holds nothing to convert")
-        refuse_file(out, overwrite=overwrite)
-        beside.replace(out)
-    finally:
-        beside.unlink(missing_ok=True)
     return Converted(count, lost)
 
 

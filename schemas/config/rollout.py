@@ -23,6 +23,18 @@ class Sampling(Record):
         return self.top_p != 1.0 or self.top_k != 0
 
 
+def sampling_of(samples: int, temperature: float | None = None) -> Sampling:
+    """How the answers to one question are drawn: one greedily, several so that they differ where the model is unsure.
+
+    `temperature` in place of that: 0 is greedy.
+
+    >>> sampling_of(8).temperature
+    0.6
+    """
+    chosen = (0.0 if samples == 1 else 0.6) if temperature is None else temperature
+    return Sampling(temperature=chosen, top_p=0.95 if chosen else 1.0)
+
+
 class EngineOptions(Record):
     """vLLM. Sizes are per engine."""
 

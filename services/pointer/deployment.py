@@ -9,15 +9,14 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from ray import serve
-from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions, ProxyLocation
 from ray.serve.schema import LoggingConfig
 
 from actors.environment import environment
 from schemas.config.pointer import PointerOptions
 from services.http.ray_counts import ServeMeter
+from services.http.replicas import bound, read_token, start_proxy
 from services.pointer.engine_loop import EngineLoop
 from services.pointer.routes import build_api
-from services.reward.deployment import read_token
 
 APP_NAME = "pointer"
 
@@ -46,36 +45,16 @@ class PointerService:
 
 def build_app(options: PointerOptions) -> serve.Application:
     """The Serve application: one deployment, which is also its HTTP ingress."""
-    scaling = options.autoscaling
     variables = environment(options.gpus_per_replica, max(1, int(options.cpus_per_replica)))
-    deployed = serve.deployment(
-        name="PointerService",
-        num_replicas=options.replicas if scaling is None else "auto",
-        autoscaling_config=None if scaling is None else AutoscalingConfig(**scaling.model_dump()),
-        ray_actor_options={
-            "num_cpus": options.cpus_per_replica,
-            "num_gpus": options.gpus_per_replica,
-            "runtime_env": {"env_vars": variables},
-        },
-        max_ongoing_requests=options.max_ongoing_requests,
-        max_queued_requests=options.max_queued_requests,
-        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=options.retry_after_s),
-        max_constructor_retry_count=2,
-        health_check_period_s=5,
-        health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=options.drain_s,
-        graceful_shutdown_wait_loop_s=0.2,
-    )
     whole = options.model_copy(update={"model": str(Path(options.model).resolve())})  # replicas work elsewhere
-    return deployed(serve.ingress()(PointerService)).bind(whole)
+    return bound(PointerService, whole, {"num_gpus": options.gpus_per_replica, "runtime_env": {"env_vars": variables}})
 
 
 def deploy(options: PointerOptions) -> None:
     """Starts the service on the running Ray cluster and waits until it can answer. Raises ValueError without a port."""
     if options.port is None:
         raise ValueError("pointer.port is not set: there would be no door")
-    http = HTTPOptions(host=options.host, port=options.port, request_timeout_s=options.request_timeout_s)
-    serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http)
+    start_proxy(options)
     serve.run(
         build_app(options),
         name=APP_NAME,

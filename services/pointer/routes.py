@@ -11,27 +11,22 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import FastAPI, Request, Response, Security
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
-from schemas.config import Sampling
 from schemas.config.pointer import PointerOptions
-from schemas.pointer import ConfidenceStage, DoneStage, FailedStage, PointAnswer, PointQuestion, PointSample, Stage
-from services.http import error_responses as problems
+from schemas.config.rollout import sampling_of
+from schemas.pointer import ConfidenceStage, DoneStage, FailedStage, PointAnswer, PointSample, Stage
 from services.http.counts import Meter, NoMeter
-from services.http.docs_page import PATH as DOCS
-from services.http.docs_page import add_docs
-from services.http.guard import Guard
+from services.http.door import open_door
+from services.http.problem_docs import problems
 from services.pointer.engine_loop import EngineLoop, PlayingError, UnfitError
 from services.pointer.stages import answer_of, sample_of, stages
 from services.pointer.uploads import FORM, JSON, Uploaded, read_asked
-from services.reward import examples
 
 EVENTS = "text/event-stream"
-OPEN_PATHS = frozenset({"/healthz", "/readyz", DOCS})
 log = logging.getLogger("ray.serve.pointer")
 _QUESTION: dict[str, Any] = {
     "question": {"type": "string", "maxLength": 2000},
@@ -58,36 +53,24 @@ BODY: dict[str, Any] = {
 
 def build_api(options: PointerOptions, token: str | None, engine: EngineLoop, meter: Meter = NoMeter()) -> FastAPI:
     """The application. token: what callers must present; None only where `options` ask for none."""
-    if (options.token_env is None) != (token is None):
-        raise ValueError(f"token_env={options.token_env!r}, but a token was {'not ' * (token is None)}given")
-    app = FastAPI(
+    door = open_door(
+        options,
+        token,
+        meter,
         title="PointVG-R pointer",
-        version="1",
         description="Says what the hand in a photo points at. Errors are RFC 9457.",
-        docs_url=None,
-        redoc_url=None,
+        sizes={"/v1/point": options.max_body_bytes},
+        ready=engine.check,
+        ready_means="It can answer questions",
     )
-    sizes = {"/v1/point": options.max_body_bytes, "/openapi.json": 0}
-    app.add_middleware(Guard, token=token, max_bytes=sizes, open_paths=OPEN_PATHS, meter=meter)
-    problems.install(app)
-    locked = [] if token is None else [Security(HTTPBearer(auto_error=False))]  # for the contract: Guard checks
-    add_docs(app, locked=token is not None)
-
-    @app.get("/healthz", summary="The process answers")
-    def healthz() -> dict[str, bool]:
-        return {"ok": True}
-
-    @app.get("/readyz", summary="It can answer questions", responses=examples.problems(500, 503))
-    def readyz() -> dict[str, bool]:
-        engine.check()
-        return {"ready": True}
+    app = door.app
 
     @app.post(
         "/v1/point",
         summary="Ask what a photo's hand points at",
-        dependencies=locked,
+        dependencies=door.locked,
         response_model=PointAnswer,
-        responses=examples.problems(400, 401, 408, 413, 415, 422, 429, 500, 503),
+        responses=problems(400, 401, 408, 413, 415, 422, 429, 500, 503),
         openapi_extra=BODY,
     )
     async def point(request: Request) -> Response:
@@ -111,18 +94,12 @@ def build_api(options: PointerOptions, token: str | None, engine: EngineLoop, me
     return app
 
 
-def sampling_of(question: PointQuestion) -> Sampling:
-    """How its draws are sampled: one greedily, several as predictions are."""
-    default = 0.0 if question.samples == 1 else 0.6
-    chosen = default if question.temperature is None else question.temperature
-    return Sampling(temperature=chosen, top_p=0.95 if chosen else 1.0)
-
-
 async def _told(engine: EngineLoop, asked: Uploaded, started: float, meter: Meter) -> AsyncIterator[Stage]:
     question = asked.question.question or engine.spoken.question
+    sampling = sampling_of(asked.question.samples, asked.question.temperature)
     ended: dict[int, PointSample] = {}
     try:
-        async for told in engine.play(asked.image, question, asked.question.samples, sampling_of(asked.question)):
+        async for told in engine.play(asked.image, question, asked.question.samples, sampling):
             for stage in stages(told):
                 yield stage
             if told.ended_by is not None:

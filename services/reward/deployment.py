@@ -7,7 +7,6 @@ anyone --HTTP, POST /v1/score, /v1/evaluate-----------> services.reward.routes  
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,12 @@ import pyarrow as pa
 from fastapi import FastAPI
 from ray import serve
 from ray.serve._private.router import SharedRouterLongPollClient
-from ray.serve.config import AutoscalingConfig, BackpressureConfig, HTTPOptions, ProxyLocation
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from schemas.config.service import Served, ServiceOptions
+from schemas.config.service import ServiceOptions
 from services.http.ray_counts import ServeMeter
+from services.http.replicas import bound, read_token, start_proxy
 from services.reward.custom import open_reward
 from services.reward.routes import build_api
 from services.reward.scoring import ScoringError, score_table
@@ -34,7 +33,7 @@ class RewardService:
 
     def __init__(self, options: ServiceOptions) -> None:
         self._options = options
-        self._token = read_token(options)
+        self._token = read_token(options, "reward")
         self._meter = ServeMeter()
         self._reward = open_reward(options)
         self._reward.check()
@@ -63,47 +62,9 @@ class RewardService:
             self._reward.close()
 
 
-def read_token(options: Served, section: str = "reward") -> str | None:
-    """The bearer token from the environment variable that `options.token_env` names, without white space around it.
-
-    `section` is the options' name in a configuration.
-
-    Raises RuntimeError when it is not set, or no header could carry it.
-    """
-    if options.token_env is None:
-        return None
-    if options.token_env not in os.environ:
-        raise RuntimeError(
-            f"environment variable {options.token_env} ({section}.token_env) is not set in the replica's process: "
-            "export it before Ray starts on every node, or set it in the pod's environment"
-        )
-    token = os.environ[options.token_env].strip()  # a file's last line ends with an end of line
-    if not token or not all(" " <= letter <= "~" for letter in token):
-        raise RuntimeError(
-            f"environment variable {options.token_env} ({section}.token_env) must hold printable ASCII in one line: "
-            "what an Authorization header can carry"
-        )
-    return token
-
-
 def build_app(options: ServiceOptions) -> serve.Application:
     """The Serve application: one deployment, which is also its HTTP ingress."""
-    scaling = options.autoscaling
-    deployed = serve.deployment(
-        name="RewardService",
-        num_replicas=options.replicas if scaling is None else "auto",
-        autoscaling_config=None if scaling is None else AutoscalingConfig(**scaling.model_dump()),
-        ray_actor_options={"num_cpus": options.cpus_per_replica},
-        max_ongoing_requests=options.max_ongoing_requests,
-        max_queued_requests=options.max_queued_requests,
-        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=options.retry_after_s),
-        max_constructor_retry_count=2,
-        health_check_period_s=5,
-        health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=options.drain_s,
-        graceful_shutdown_wait_loop_s=0.2,
-    )
-    return deployed(serve.ingress()(RewardService)).bind(_with_whole_path(options))
+    return bound(RewardService, _with_whole_path(options), {})
 
 
 def _with_whole_path(options: ServiceOptions) -> ServiceOptions:
@@ -122,11 +83,7 @@ def deploy(options: ServiceOptions, name: str = APP_NAME) -> DeploymentHandle[An
     With `options.port` None no HTTP proxy is started. HTTP options belong to the whole cluster: the first call decides.
     """
     _forget_earlier_clusters()
-    if options.port is None:
-        serve.start(proxy_location=ProxyLocation.Disabled)
-    else:
-        http = HTTPOptions(host=options.host, port=options.port, request_timeout_s=options.request_timeout_s)
-        serve.start(proxy_location=ProxyLocation.HeadOnly, http_options=http)
+    start_proxy(options)
     return serve.run(
         build_app(options),
         name=name,

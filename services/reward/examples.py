@@ -9,12 +9,10 @@ from typing import Any
 
 from schemas.config.service import ServiceOptions
 from schemas.scoring import FrameSpec, ScoreItem, ScoreRequest, ScoreResponse
-from services.http.error_responses import MEDIA_TYPE
+from services.http.problem_docs import Responses, problems
 from services.reward.evaluation import evaluate as evaluated
 from services.reward.scoring import BuiltIn, answer, item_of
 from services.reward.uploads import JSON, LINES
-
-Responses = dict[int | str, dict[str, Any]]
 
 SCORED = ScoreRequest.model_validate(ScoreRequest.model_config["json_schema_extra"]["examples"][0])  # type: ignore
 PREDICTIONS = ScoreRequest(
@@ -49,29 +47,6 @@ EVALUATE_BODY: dict[str, Any] = {
     }
 }
 
-_WORDS = {
-    400: "a form that cannot be read",
-    401: "no or wrong token",
-    408: "not answered in time",
-    413: "too large",
-    415: "another content type than those above",
-    422: "not a valid request",
-    429: "too many requests at once; come back after Retry-After seconds",
-    500: "there is no answer to this",
-    503: "not ready, or a replica was lost: send it again",
-}
-_PROBLEM = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "errors": {"type": "array", "items": {"type": "object"}},
-    },
-}
-
 
 def score(options: ServiceOptions) -> Responses:
     """Of POST /v1/score."""
@@ -83,13 +58,6 @@ def evaluate(options: ServiceOptions) -> Responses:
     """Of POST /v1/evaluate."""
     report = evaluated([item_of(item) for item in PREDICTIONS.items], BuiltIn(options.rules))
     return _responses(report.model_dump(mode="json"), 401, 408, 413, 415, 422, 429, 500, 503)
-
-
-def problems(*statuses: int) -> Responses:
-    """The errors that an operation may answer."""
-    return {
-        status: {"description": _WORDS[status], "content": {MEDIA_TYPE: {"schema": _PROBLEM}}} for status in statuses
-    }
 
 
 def _responses(example: dict[str, Any], *statuses: int) -> Responses:

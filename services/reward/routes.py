@@ -11,9 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar
 
-from fastapi import FastAPI, Query, Request, Security
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -22,18 +21,15 @@ from schemas.config.service import ServiceOptions
 from schemas.evaluation import EvaluationReport
 from schemas.row_problem import FieldError
 from schemas.scoring import ActiveReward, ScoreItem, ScoreRequest, ScoreResponse
-from services.http import error_responses as problems
 from services.http.counts import Meter, NoMeter
-from services.http.docs_page import PATH as DOCS
-from services.http.docs_page import add_docs
-from services.http.guard import Guard
+from services.http.door import open_door
+from services.http.problem_docs import problems
 from services.reward import examples
 from services.reward.custom import open_reward
 from services.reward.evaluation import CONFIDENCE, evaluate
 from services.reward.scoring import Reward, ScoringError, answer, item_of
 from services.reward.uploads import Place, item_place, read_upload
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", DOCS})
 T = TypeVar("T")
 
 
@@ -44,43 +40,24 @@ def build_api(
 
     reward: what to score with; by default opened here from `options`.
     """
-    if (options.token_env is None) != (token is None):
-        raise ValueError(f"token_env={options.token_env!r}, but a token was {'not ' * (token is None)}given")
-    if token is not None and not token.strip():
-        raise ValueError(f"the token in environment variable {options.token_env} is empty; set it to a secret")
     scorer = open_reward(options) if reward is None else reward
-    app = FastAPI(
+    door = open_door(
+        options,
+        token,
+        meter,
         title="PointVG-R reward",
-        version="1",
         description="Scores replies that name, box and point. A malformed reply gets a low score; errors are RFC 9457.",
-        docs_url=None,
-        redoc_url=None,
+        sizes={
+            "/v1/score": options.max_body_bytes,
+            "/v1/evaluate": options.max_evaluation_bytes,
+            "/v1/rewards": 0,
+        },
+        ready=scorer.check,
+        ready_means="It can score",
     )
-    app.router.route_class = problems.StrictRoute
-    sizes = {
-        "/v1/score": options.max_body_bytes,
-        "/v1/evaluate": options.max_evaluation_bytes,
-        "/v1/rewards": 0,
-        "/openapi.json": 0,
-    }
-    app.add_middleware(Guard, token=token, max_bytes=sizes, open_paths=OPEN_PATHS, meter=meter)
-    problems.install(app)
-    locked = [] if token is None else [Security(HTTPBearer(auto_error=False))]  # for the contract: Guard checks
+    app, locked = door.app, door.locked
 
-    add_docs(app, locked=token is not None)
-
-    @app.get("/healthz", summary="The process answers")
-    def healthz() -> dict[str, bool]:
-        return {"ok": True}
-
-    @app.get("/readyz", summary="It can score", responses=examples.problems(500, 503))
-    def readyz() -> dict[str, bool]:
-        scorer.check()
-        return {"ready": True}
-
-    @app.get(
-        "/v1/rewards", summary="The reward in force", dependencies=locked, responses=examples.problems(401, 429, 503)
-    )
+    @app.get("/v1/rewards", summary="The reward in force", dependencies=locked, responses=problems(401, 429, 503))
     def rewards() -> ActiveReward:
         return active(options)
 

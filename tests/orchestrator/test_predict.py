@@ -18,8 +18,8 @@ from pointing.scenes import write_scenes
 from policy.conversation.spoken import read_spoken
 from policy.state.model_card import Card
 from policy.state.release import Lengths, release
-from schemas.config import Data
-from schemas.config.file import SettingError
+from schemas.config import Data, TrainConfig
+from schemas.config.file import SettingError, load
 
 ROOT = Path(__file__).parents[2]
 PIXELS = 112 * 112
@@ -35,6 +35,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = Data(train_files="-", min_pixels=PIXELS, max_pixels=PIXELS, prompt_style="short")
     release(folder, data, Lengths(2, 160), Card("models/tiny", "nothing", {}, {}))
     return folder
+
+
+def test_the_shipped_model_is_asked_as_a_run_would_export_it(model: Path) -> None:
+    """Its file is kept beside the weights, and would fall behind what exports say."""
+    shipped, exported = (json.loads((folder / "pointing.json").read_text()) for folder in (ROOT / "models/tiny", model))
+    trained = load(TrainConfig, ROOT / "configs" / "quickstart.yaml").config.rollout
+    assert shipped == exported | {"max_turns": trained.max_turns, "max_new_tokens": trained.max_tokens_per_turn}
 
 
 def predict(*arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -19,8 +19,8 @@ from ray import serve
 
 from schemas.config.service import ServiceOptions
 from schemas.scoring import FrameSpec, ScoreItem
+from services.http.replicas import read_token
 from services.http.retry import Retry, RewardServiceError
-from services.reward import deployment as reward
 from services.reward import keeper
 from services.reward.client import RewardClient
 from services.reward.handle import HandleClient
@@ -186,8 +186,8 @@ def test_replicas_killed_under_a_load_of_five_thousand_batches_lose_nothing(clus
 def test_an_unset_token_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOT_SET_ANYWHERE", raising=False)
     with pytest.raises(RuntimeError, match="NOT_SET_ANYWHERE"):
-        reward.read_token(ServiceOptions(token_env="NOT_SET_ANYWHERE", port=8100))
-    assert reward.read_token(ServiceOptions()) is None
+        read_token(ServiceOptions(token_env="NOT_SET_ANYWHERE", port=8100), "reward")
+    assert read_token(ServiceOptions(), "reward") is None
 
 
 @pytest.mark.parametrize(("given", "token"), [("s3cret\n", "s3cret"), (" s3cret\r\n", "s3cret"), ("s3cret", "s3cret")])
@@ -195,14 +195,14 @@ def test_the_end_of_line_of_a_file_is_no_part_of_a_token(
     monkeypatch: pytest.MonkeyPatch, given: str, token: str
 ) -> None:
     monkeypatch.setenv("POINTVG_TOKEN", given)
-    assert reward.read_token(ServiceOptions(token_env="POINTVG_TOKEN", port=8100)) == token
+    assert read_token(ServiceOptions(token_env="POINTVG_TOKEN", port=8100), "reward") == token
 
 
 @pytest.mark.parametrize("given", ["", "\n", "two\nlines", "a\ttab", "caf\u00e9"])
 def test_a_token_that_no_header_can_carry_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("POINTVG_TOKEN", given)
     with pytest.raises(RuntimeError, match=r"POINTVG_TOKEN \(reward\.token_env\)"):
-        reward.read_token(ServiceOptions(token_env="POINTVG_TOKEN", port=8100))
+        read_token(ServiceOptions(token_env="POINTVG_TOKEN", port=8100), "reward")
 
 
 def in_controller(do: Any) -> None:
